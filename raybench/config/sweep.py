@@ -1,0 +1,166 @@
+"""What a sweep is: a question put as factors (compared), tuning (selected on validation inside each cell) and seeds (repeated)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from raybench.config.trial import PositiveInt, Section
+
+Axis = Annotated[list[Any], Field(min_length=1)]
+DISTRIBUTIONS = ("loguniform", "uniform", "randint", "choice")
+
+
+class MetricConfig(Section):
+    """The validation metric by which settings are selected."""
+
+    name: str = "eval_top1"
+    mode: Literal["max", "min"] = "max"
+
+
+class TuneConfig(Section):
+    """What is merely tuned, inside each cell, with the same budget for every cell."""
+
+    algorithm: Literal["grid", "random", "tpe"] = "grid"
+    num_samples: PositiveInt | None = None
+    """Settings a cell; for `random` and `tpe` only, since a grid has as many as it has points."""
+    seeds: Literal["every", "first"] = "every"
+    """Which seeds a setting is tuned on: every one, or the first, and only the selected setting is repeated on the rest."""
+    space: dict[str, Any] = {}
+    """Dotted key -> list of values, or one of {loguniform: [low, high]}, {uniform: …}, {randint: …}, {choice: […]}."""
+
+    @field_validator("space")
+    @classmethod
+    def _known_shape(cls, space: dict[str, Any]) -> dict[str, Any]:
+        for key, values in space.items():
+            fault = _space_fault(values)
+            if fault:
+                raise ValueError(f"{key}: {fault}")
+        return space
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> TuneConfig:
+        if self.algorithm == "grid":
+            if self.num_samples is not None:
+                raise ValueError(
+                    "num_samples means nothing for a grid (it has as many settings as points); use algorithm: random or tpe"
+                )
+            drawn = [key for key, values in self.space.items() if isinstance(values, dict) and "choice" not in values]
+            if drawn:
+                raise ValueError(
+                    f"a grid needs lists, but {', '.join(drawn)} is a distribution; use algorithm: random or tpe"
+                )
+        elif self.num_samples is None:
+            raise ValueError(f"algorithm = {self.algorithm} needs num_samples (settings a cell)")
+        elif not self.space:
+            raise ValueError(f"algorithm = {self.algorithm} needs a space")
+        if self.algorithm == "tpe" and self.seeds == "first":
+            raise ValueError("seeds = first goes with grid or random")
+        return self
+
+
+def _space_fault(values: Any) -> str | None:
+    if isinstance(values, list):
+        return None if values else "an empty list"
+    if not isinstance(values, dict):
+        return f"{values!r}: must be a list of values or one of {', '.join(DISTRIBUTIONS)}"
+    if len(values) != 1 or next(iter(values)) not in DISTRIBUTIONS:
+        return f"{{{', '.join(map(str, values))}: …}}: allowed are {', '.join(DISTRIBUTIONS)}"
+    kind, bounds = next(iter(values.items()))
+    if not isinstance(bounds, list) or not bounds:
+        return f"{kind}: must be a list"
+    if kind == "choice":
+        return None
+    if len(bounds) != 2 or any(isinstance(b, bool) or not isinstance(b, int | float) for b in bounds):
+        return f"{kind}: must be [low, high]"
+    if kind == "randint" and any(not isinstance(b, int) for b in bounds):
+        return f"{kind}: low and high must be whole numbers"
+    if not bounds[0] < bounds[1]:
+        return f"{kind}: low = {bounds[0]} must be below high = {bounds[1]}"
+    if kind == "loguniform" and bounds[0] <= 0:
+        return f"{kind}: low = {bounds[0]} must be greater than 0"
+    return None
+
+
+class SchedulerConfig(Section):
+    """How settings are stopped early, within their cell and judged on all their seeds."""
+
+    name: Literal["none", "halving", "asha"] = "none"
+    grace_epochs: PositiveInt = 1
+    """Epochs of the first rung."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """At each rung one setting in so many goes on, to so many times the epochs."""
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """Epochs at which settings are judged, the last being `epochs` itself."""
+        if self.name == "none":
+            return (epochs,)
+        rungs = []
+        rung = self.grace_epochs
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.reduction_factor
+        return (*rungs, epochs)
+
+
+class ResourcesConfig(Section):
+    """What one trial occupies; fractions of a GPU share it."""
+
+    cpu: Annotated[float, Field(gt=0)] = 1.0
+    gpu: Annotated[float, Field(ge=0)] = 0.0
+
+
+class LimitsConfig(Section):
+    """When a trial is given up."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Times a trial is started again after its worker died."""
+    trial_time_s: Annotated[float, Field(gt=0)] | None = None
+    """Wall-clock seconds a trial may run; checked after each epoch."""
+
+
+class SweepConfig(Section):
+    """A sweep with its preset and overrides applied."""
+
+    name: str
+    question: str = ""
+    preset: str
+    metric: MetricConfig = MetricConfig()
+    base: dict[str, Any]
+    """A trial's configuration before any axis is applied; valid as a `TrialConfig` with any value of the axes."""
+    assumed: list[str] = []
+    """What the source leaves open and this file decided."""
+    factors: dict[str, Axis] = {}
+    tune: TuneConfig = TuneConfig()
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Strict(False), Field(min_length=1)] = [0]
+    scheduler: SchedulerConfig = SchedulerConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    limits: LimitsConfig = LimitsConfig()
+    fingerprints: dict[str, str] = {}
+    """Data set -> fingerprint of its decoded content, known once the data were seen; part of every trial's identity."""
+
+    places: dict[str, str] = Field(default={}, exclude=True)
+    """Dotted key -> where it was set (`command line`, or file and line), for errors found later."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must be distinct")
+        return seeds
+
+    @model_validator(mode="after")
+    def _axes_apart(self) -> SweepConfig:
+        both = sorted(set(self.factors) & set(self.tune.space))
+        if both:
+            raise ValueError(f"{', '.join(both)}: either a factor (compared) or tuned (selected), not both")
+        if self.scheduler.name != "none" and self.tune.seeds == "first":
+            raise ValueError(
+                "a scheduler judges settings on all their seeds; tune.seeds = first goes with scheduler none"
+            )
+        if self.scheduler.name == "halving" and self.tune.algorithm == "tpe":
+            raise ValueError("halving goes with grid or random; tpe goes with scheduler none")
+        if self.scheduler.name == "asha" and self.tune.algorithm == "tpe":
+            raise ValueError("asha goes with grid or random; tpe goes with scheduler none")
+        return self

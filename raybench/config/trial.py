@@ -1,0 +1,301 @@
+"""What a trial is: one fully resolved configuration with its seed, and its identity.
+
+The dotted names of these fields are the keys of a sweep file, of the command line and, behind `config/`, of the result tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+RECIPE_VERSION = 1
+"""Raised when a default below or the maths of training changes: rows made before are then other trials."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
+AUGMENTATION = re.compile(r"crop[1-9]\d*|hflip")
+
+
+class Section(BaseModel):
+    """A part of a configuration: no unknown keys, no silent conversions, no NaN, unchangeable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DatasetConfig(Section):
+    """Which images, which split of them, and how they are varied."""
+
+    name: str
+    train_size: PositiveInt | Literal["all"] = "all"
+    """Images in the nested, class-balanced training subset; `all` is what validation leaves."""
+    val_size: PositiveInt = 5000
+    """Images cut from the training set for validation, before any training subset."""
+    image_size: PositiveInt | None = None
+    """Side in pixels at which the model sees the images; none keeps the data set's own."""
+    augment: Annotated[tuple[str, ...], Strict(False)] = ()
+    """`cropN` (zero-pad by N pixels, crop back at random) and `hflip`."""
+    views: PositiveInt | Literal["all"] = "all"
+    """How many fixed views of each image training draws from: `all` that `augment` allows, or so many of them."""
+    fingerprint: str = ""
+    """First 12 hex digits of the SHA-256 of the decoded data; filled in by the plan, so other data are other trials."""
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not AUGMENTATION.fullmatch(name):
+                raise ValueError(f'unknown augmentation "{name}"; allowed: cropN (such as crop4), hflip')
+        kinds = ["crop" if name.startswith("crop") else name for name in value]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("each kind of augmentation at most once")
+        return value
+
+
+class ModelConfig(Section):
+    """A model: one of raybench's own or any timm name."""
+
+    name: str
+    weights: str = "none"
+    """`none` (from scratch), `pretrained` (those published for the name), or the path of a file."""
+    image_size: PositiveInt | None = None
+    """Side in pixels to which views are resized for this model; none takes the data set's."""
+    options: dict[str, int | float | bool | str] = {}
+    """Keyword arguments of the model's constructor, such as img_size, patch_size, drop_path_rate."""
+    mean: Channels | None = None
+    std: Channels | None = None
+    """Normalisation of the input in [0, 1]; none takes that of the pretrained weights, else that of the data set."""
+
+
+class OptimizerConfig(Section):
+    """Optimizer and its hyperparameters."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    nesterov: bool = False
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the epochs, stepped every batch."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    epochs: PositiveInt = 10
+    """Epochs trained."""
+    horizon_epochs: PositiveInt | None = None
+    """Epochs the cosine is meant for; none means `epochs`. A run may stop before its horizon."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs of linear warm-up from 0."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScheduleConfig:
+        if self.horizon_epochs is not None and self.horizon_epochs < self.epochs:
+            raise ValueError(f"horizon_epochs = {self.horizon_epochs} must be at least epochs = {self.epochs}")
+        if self.warmup_epochs >= (self.horizon_epochs or self.epochs) and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be below the schedule's length")
+        return self
+
+
+class TeacherConfig(ModelConfig):
+    """A teacher and how it is made ready on the whole training part, once for all trials that share it."""
+
+    prepare: Literal["none", "head", "finetune"] = "finetune"
+    """`none`: a fresh head, untrained; `head`: only the head is trained; `finetune`: everything is."""
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    optimizer: OptimizerConfig = OptimizerConfig()
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    gate: Literal["warn", "stop"] = "warn"
+    """What happens when the teacher is near chance or not better than the student alone."""
+
+
+class DistillationConfig(Section):
+    """loss = (1 - alpha) * CE(student, label) + alpha * distillation; alpha weights the distillation term, always."""
+
+    type: Literal["none", "hard", "soft", "both"] = "none"
+    """`hard`: CE with the teacher's argmax; `soft`: KL at temperature tau, times tau^2; `both`: their mean."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    tau: Annotated[float, Field(gt=0)] = 1.0
+    reduction: Literal["batchmean", "deit"] = "batchmean"
+    """Of the soft term: KL a sample, or divided by batch x classes as DeiT's code does (weaker by the number of classes)."""
+    teacher: TeacherConfig | None = None
+    cache: Literal["prefill", "off"] = "prefill"
+    """Teacher logits computed once for all trials (16-bit), or a live teacher in every step."""
+
+    @model_validator(mode="after")
+    def _has_teacher(self) -> DistillationConfig:
+        if self.type != "none" and self.alpha > 0 and self.teacher is None:
+            raise ValueError(
+                f"type = {self.type} with alpha = {self.alpha} needs a teacher (distillation.teacher.name)"
+            )
+        return self
+
+
+class TrialConfig(Section):
+    """Everything that decides a trial's numbers. Paths, resources, workers and logging do not belong here."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    distillation: DistillationConfig = DistillationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch_size: PositiveInt = 128
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; the row says what was really used."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def inert(self) -> frozenset[str]:
+        """Dotted names (of settings or whole sections) that cannot change this trial's numbers."""
+        keys: set[str] = set()
+        distillation = self.distillation
+        if distillation.type == "none" or distillation.alpha == 0:
+            keys |= {f"distillation.{name}" for name in DistillationConfig.model_fields if name != "alpha"}
+        elif distillation.type == "hard":
+            keys |= {"distillation.tau", "distillation.reduction"}
+        teacher = distillation.teacher
+        if teacher is not None:
+            keys.add("distillation.teacher.gate")
+            if teacher.prepare == "none":
+                keys |= {f"distillation.teacher.{name}" for name in TEACHER_TRAINING}
+            if teacher.optimizer.name != "sgd":
+                keys |= {"distillation.teacher.optimizer.momentum", "distillation.teacher.optimizer.nesterov"}
+        if self.optimizer.name != "sgd":
+            keys |= {"optimizer.momentum", "optimizer.nesterov"}
+        if self.schedule.name == "constant":
+            keys |= {"schedule.horizon_epochs", "schedule.min_lr"}
+        elif self.schedule.horizon_epochs == self.schedule.epochs:
+            keys.add("schedule.horizon_epochs")
+        return frozenset(keys)
+
+    def canonical(self) -> TrialConfig:
+        """The same trial with every inert setting at its default, so that equal trials compare equal."""
+        content = self.model_dump()
+        for key in self.inert():
+            put(content, key, _default(key))
+        if content["distillation"]["type"] == "none":
+            content["distillation"]["alpha"] = 0.0
+        return TrialConfig.model_validate(content)
+
+    @property
+    def trial_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON of what differs from its default."""
+        return _identities(self.model_dump_json())[0]
+
+    @property
+    def setting_id(self) -> str:
+        """The trial's identity without its seed: trials of one setting are averaged over seeds."""
+        return _identities(self.model_dump_json())[1]
+
+    def flat(self) -> dict[str, Any]:
+        """Every hyperparameter under its dotted name; a nested `none` stays one entry."""
+        return flatten(self.model_dump(mode="json"))
+
+    def teacher_trial(self) -> TrialConfig | None:
+        """The trial that prepares this trial's teacher: same data and split, all training images, no distillation."""
+        teacher = self.canonical().distillation.teacher
+        if teacher is None:
+            return None
+        model = ModelConfig(**{name: getattr(teacher, name) for name in ModelConfig.model_fields})
+        return TrialConfig(
+            dataset=self.dataset.model_copy(update={"train_size": "all"}),
+            model=model,
+            optimizer=teacher.optimizer,
+            schedule=ScheduleConfig(epochs=teacher.epochs, warmup_epochs=teacher.warmup_epochs),
+            batch_size=teacher.batch_size,
+            label_smoothing=teacher.label_smoothing,
+            precision=self.precision,
+            seed=teacher.seed,
+        )
+
+
+@lru_cache(maxsize=200_000)
+def _identities(text: str) -> tuple[str, str]:
+    """(trial_id, setting_id) of a trial given as JSON; remembered, since a search asks for them again and again."""
+    content = TrialConfig.model_validate_json(text).canonical().model_dump(mode="json", exclude_defaults=True)
+    for section in (content["model"], content["distillation"].get("teacher", {})):
+        # A path says where a file lies, not which one it is.
+        if section.get("weights", "none") not in ("none", "pretrained"):
+            section["weights"] = Path(section["weights"]).name
+    setting = {key: value for key, value in content.items() if key != "seed"}
+    return _digest(content), _digest({"setting": setting})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps({"recipe_version": RECIPE_VERSION, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+TEACHER_TRAINING = ("epochs", "batch_size", "optimizer", "warmup_epochs", "label_smoothing")
+
+
+def put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of nested mappings; nothing happens where a mapping on the way is absent (`none`)."""
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(content.get(part), dict):
+            return
+        content = content[part]
+    content[last] = value
+
+
+def get(content: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key of nested mappings; none where a mapping on the way is absent."""
+    value: Any = content
+    for part in key.split("."):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
+
+
+def sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel]]:
+    """Every nested section below `model` by its dotted name."""
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                found[f"{prefix}{name}"] = candidate
+                found |= sections(candidate, f"{prefix}{name}.")
+    return found
+
+
+def trial_keys() -> tuple[str, ...]:
+    """Every dotted key a trial's configuration knows, sections included, in the order of definition."""
+    keys = list(TrialConfig.model_fields)
+    for name, section in sections(TrialConfig).items():
+        keys += [f"{name}.{field}" for field in section.model_fields]
+    return tuple(keys)
+
+
+def _default(key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    owner = sections(TrialConfig)[section] if section else TrialConfig
+    default = owner.model_fields[name].default
+    return default.model_dump() if isinstance(default, BaseModel) else default
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; `options` stays whole, as JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if key == "options":
+            flat[name] = json.dumps(value, sort_keys=True)
+        elif isinstance(value, dict):
+            flat.update(flatten(value, f"{name}."))
+        elif isinstance(value, list):
+            flat[name] = json.dumps(value)
+        else:
+            flat[name] = value
+    return flat
