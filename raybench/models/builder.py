@@ -1,0 +1,161 @@
+"""From a configuration to a model with its weights, its normalisation and the size at which it sees images."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from raybench.config.trial import ModelConfig
+from raybench.errors import ConfigError, WeightsError
+from raybench.models import registry, timm_models, weights
+
+HEADS = ("head", "linear")
+"""Attribute of our own models that classifies."""
+
+SIZES = ("num_classes", "in_channels", "image_size")
+"""What the data set decides, and options cannot."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model and how its input is made."""
+
+    module: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of the input in [0, 1], one a channel."""
+    image_size: int
+    """Side in pixels the model expects; views are resized to it."""
+
+
+def build(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    weights_root: Path | None = None,
+) -> BuiltModel:
+    """Build a model; deterministic under `torch.manual_seed`.
+
+    `image_size` (px), `mean` and `std` are the data set's. Pretrained weights bring their own mean and std and, for
+    timm, their input size; what the configuration states comes before both. Raises ConfigError for an unknown name or
+    options that do not fit, and WeightsError for weights that are absent, refused or do not fit.
+    """
+    _known(config.name)
+    if config.name in registry.own():
+        size = config.image_size or image_size
+        module = _build_own(config, num_classes, in_channels, size)
+        if config.weights != "none":
+            own_path = _own_file(config, weights_root)
+            weights.load(module, weights.read_state_dict(own_path), heads=HEADS, source=str(own_path))
+            if (published := _published(config.name, own_path)) is not None:
+                mean, std = published.mean, published.std
+    else:
+        pretrained = config.weights == "pretrained"
+        path = None if config.weights in ("none", "pretrained") else weights.find_file(config.weights, weights_root)
+        size = timm_models.input_size(
+            config.name, config.options, wanted=config.image_size, default=image_size, pretrained=pretrained
+        )
+        module = timm_models.build(
+            config.name,
+            config.options,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=size,
+            pretrained=pretrained,
+        )
+        if path is not None:
+            timm_models.load(module, weights.read_state_dict(path), source=str(path))
+        if pretrained:
+            cfg = timm_models.pretrained_cfg(config.name)
+            mean, std = cfg.mean, cfg.std
+    return BuiltModel(
+        module=module,
+        mean=_per_channel(config, "mean", config.mean or mean, in_channels),
+        std=_per_channel(config, "std", config.std or std, in_channels),
+        image_size=size,
+    )
+
+
+def weights_available(config: ModelConfig, weights_root: Path | None = None) -> None:
+    """Raise WeightsError, within seconds, where the weights of a configuration are absent and cannot be fetched."""
+    if config.weights == "none":
+        return
+    _known(config.name)
+    if config.name in registry.own():
+        weights.check_published_hash(_own_file(config, weights_root))
+    elif config.weights == "pretrained":
+        timm_models.available(config.name)
+    else:
+        weights.check_published_hash(weights.find_file(config.weights, weights_root))
+
+
+def head_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the head, or of both heads of a model with a distillation token; for linear probing."""
+    if callable(ask := getattr(module, "get_classifier", None)):
+        found = ask()
+        heads = list(found) if isinstance(found, tuple | list) else [found]
+    else:
+        heads = [getattr(module, name) for name in HEADS if hasattr(module, name)]
+    parameters = [parameter for head in heads for parameter in head.parameters()]
+    if not parameters:
+        kind = type(module).__name__
+        raise ConfigError([f"{kind} has no head with parameters to train (looked for {', '.join(HEADS)})"])
+    return parameters
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, frozen ones too, buffers not."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _known(name: str) -> None:
+    if not registry.exists(name):
+        near = registry.nearest(name)
+        hint = f"; nearest known: {', '.join(near)}" if near else ""
+        raise ConfigError([f'unknown model "{name}"{hint}. Allowed: {", ".join(registry.names())} and every timm name'])
+
+
+def _build_own(config: ModelConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    builder = registry.own()[config.name]
+    options = config.options
+    # A bound keyword is a named number of the variant: another number would be another model under the same name.
+    bound = getattr(builder, "keywords", {})
+    allowed = [name for name in inspect.signature(builder).parameters if name not in SIZES and name not in bound]
+    if unknown := sorted(options.keys() - set(allowed)):
+        takes = f"allowed: {', '.join(allowed)}" if allowed else "it takes none"
+        raise ConfigError([f"model {config.name}: unknown option {name}; {takes}" for name in unknown])
+    return builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
+
+
+def _own_file(config: ModelConfig, weights_root: Path | None) -> Path:
+    if config.weights != "pretrained":
+        return weights.find_file(config.weights, weights_root)
+    published = registry.published()
+    if config.name not in published:
+        have = ", ".join(sorted(published)) or "none of our own models"
+        raise WeightsError(f"no weights are published for {config.name}; there are for {have}; or model.weights: PATH")
+    return weights.find_published(config.name, published[config.name], weights_root)
+
+
+def _published(name: str, path: Path) -> weights.Published | None:
+    # A published file named by its path is normalised as one found by `pretrained`.
+    published = registry.published().get(name)
+    return published if published is not None and fnmatch.fnmatchcase(path.name, published.pattern) else None
+
+
+def _per_channel(config: ModelConfig, what: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value a channel; those of RGB weights become their average on a greyscale data set."""
+    if len(values) == channels:
+        return tuple(float(value) for value in values)
+    if getattr(config, what) is not None:
+        raise ConfigError([f"model {config.name}: {what} has {len(values)} values, the data set {channels} channels"])
+    return (sum(values) / len(values),) * channels

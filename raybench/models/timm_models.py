@@ -1,0 +1,211 @@
+"""Models of timm, passed through by name. Only this file knows timm, and imports it when used: that takes seconds."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import ConfigError, WeightsError
+from raybench.models import weights
+
+NETWORK_TIMEOUT_S = 3.0
+HOW_TO_PROVIDE = "Fetch them once where there is a network, or name a local file in the sweep (model.weights: PATH)"
+
+
+def exists(name: str) -> bool:
+    """Whether timm has a model of this name and, where the name carries a tag, that tag."""
+    import timm
+
+    if not timm.is_model(name):
+        return False
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the architecture exists, the tag does not
+        return False
+    return True
+
+
+def names(*, tagged: bool = False) -> list[str]:
+    """Names of timm's models; `tagged` lists those with published weights, with their tags."""
+    import timm
+
+    return list(timm.list_pretrained() if tagged else timm.list_models())
+
+
+def pretrained_cfg(name: str) -> Any:
+    """timm's description of the weights published for a name: input size, mean, std, where they are."""
+    import timm
+
+    return timm.get_pretrained_cfg(name, allow_unregistered=False)
+
+
+def input_size(name: str, options: dict[str, Any], *, wanted: int | None, default: int, pretrained: bool) -> int:
+    """Side in pixels at which a model is fed.
+
+    What the configuration wants comes first, then the option `img_size`, then the size of the published weights
+    (also without them, where the architecture is built for one size); a model that takes any gets `default`.
+    """
+    img_size = options.get("img_size")
+    if wanted is not None and img_size is not None and wanted != img_size:
+        raise ConfigError([f"model {name}: image_size = {wanted} contradicts options.img_size = {img_size}; give one"])
+    if wanted is not None:
+        return wanted
+    if img_size is not None:
+        return int(img_size)
+    cfg = pretrained_cfg(name)
+    return int(cfg.input_size[-1]) if pretrained or cfg.fixed_input_size else default
+
+
+def build(
+    name: str, options: dict[str, Any], *, num_classes: int, in_channels: int, image_size: int, pretrained: bool
+) -> nn.Module:
+    """A timm model with a head for `num_classes`; `image_size` is that of `input_size`.
+
+    `pretrained` weights are read from the local cache without asking the network, else fetched. Raises ConfigError for
+    options the model does not take and WeightsError where the weights cannot be had.
+    """
+    import timm
+
+    cfg = pretrained_cfg(name)
+    options = dict(options)
+    if cfg.fixed_input_size and image_size != cfg.input_size[-1]:
+        options["img_size"] = image_size
+    overlay = None
+    if pretrained:
+        available(name)
+        if (cached := cached_file(cfg)) is not None:
+            overlay = {"state_dict": weights.read_state_dict(cached)}
+    try:
+        module: nn.Module = timm.create_model(
+            name,
+            pretrained=pretrained,
+            num_classes=num_classes,
+            in_chans=in_channels,
+            pretrained_cfg_overlay=overlay,
+            **options,
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ConfigError([f"model {name}: timm refuses these options {options}: {error}"]) from error
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise WeightsError(f"pretrained weights of {name} cannot be loaded ({error}). {HOW_TO_PROVIDE}") from error
+    if overlay is not None:
+        module.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator,union-attr]  # a second copy of the model
+    return module
+
+
+def heads(module: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that classify; two of them in a model with a distillation token."""
+    named = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def load(module: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Load a file's state dict, translated by the model's own timm file where the keys or sizes differ."""
+    try:
+        weights.load(module, state, heads=heads(module), source=source)
+    except WeightsError:
+        home = sys.modules[type(module).__module__]
+        translate = getattr(home, "checkpoint_filter_fn", None) or getattr(home, "_filter_fn", None)
+        if translate is None:
+            raise
+        with torch.no_grad():
+            translated = translate(dict(state), module)
+        weights.load(module, translated, heads=heads(module), source=source)
+
+
+def cached_file(cfg: Any) -> Path | None:
+    """The weight file of a pretrained configuration where an earlier run left it; None where there is none.
+
+    Formats of their own (`custom_load`) are left to timm: None.
+    """
+    import huggingface_hub
+
+    if cfg.hf_hub_id:
+        if cfg.custom_load == "hf":
+            return None
+        repository, _, revision = cfg.hf_hub_id.partition("@")
+        for filename in _hub_files(cfg):
+            found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+            if isinstance(found, str):
+                return Path(found)
+        return None
+    if not cfg.url or cfg.custom_load:
+        return None
+    path = _hub_folder() / Path(urlsplit(cfg.url).path).name
+    return path if path.is_file() else None
+
+
+def available(name: str) -> None:
+    """Raise WeightsError, within seconds, where the published weights of a name are neither here nor to be fetched."""
+    import huggingface_hub
+
+    cfg = pretrained_cfg(name)
+    if not (cfg.url or cfg.hf_hub_id):
+        arch = name.partition(".")[0]
+        tagged = [other for other in names(tagged=True) if other.partition(".")[0] == arch]
+        allowed = (
+            f"there are {', '.join(tagged)}" if tagged else f"none for {arch} at all; weights: none is from scratch"
+        )
+        raise WeightsError(f"no weights are published for {name}; {allowed}")
+    if cached_file(cfg) is not None:
+        return
+    constants = huggingface_hub.constants
+    if cfg.hf_hub_id:
+        repository, _, revision = cfg.hf_hub_id.partition("@")
+        url = huggingface_hub.hf_hub_url(repository, _hub_files(cfg)[0], revision=revision or None)
+        place = f"the Hugging Face cache ({constants.HF_HUB_CACHE}) for {cfg.hf_hub_id}"
+    else:
+        url, place = cfg.url, f"torch.hub's cache ({_hub_folder()})"
+    if cfg.hf_hub_id and constants.HF_HUB_OFFLINE:
+        fault: str | None = "HF_HUB_OFFLINE is set"
+    else:
+        fault = unreachable(url)
+    if fault is not None:
+        raise WeightsError(
+            f"pretrained weights of {name} are not here and cannot be fetched: not in {place}, and "
+            f"{urlsplit(url).netloc} does not give them ({fault}). {HOW_TO_PROVIDE}"
+        )
+
+
+def unreachable(url: str, timeout_s: float = NETWORK_TIMEOUT_S) -> str | None:
+    """Why an address does not answer within `timeout_s` seconds; None where it does. Proxies are respected."""
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout_s).close()
+            answer.append(None)
+        except urllib.error.HTTPError as error:
+            answer.append(f"HTTP {error.code}")
+            error.close()
+        except (OSError, ValueError) as error:
+            answer.append(str(getattr(error, "reason", error)) or type(error).__name__)
+
+    # A name server that is silent blocks longer than the socket's timeout: hence a thread that may be left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answer[0] if answer else f"no answer in {timeout_s:g} s"
+
+
+def _hub_files(cfg: Any) -> tuple[str, ...]:
+    # timm's order: the safetensors twin of a PyTorch file first.
+    named = cfg.hf_hub_filename or "pytorch_model.bin"
+    if not named.endswith(".bin"):
+        return (named,)
+    twin = "model.safetensors" if named == "pytorch_model.bin" else f"{named.removesuffix('.bin')}.safetensors"
+    return twin, named
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"

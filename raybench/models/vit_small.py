@@ -1,0 +1,172 @@
+"""Vision transformers for small images.
+
+Source: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021): pre-norm encoder, class token, learned positions;
+Huang et al., "Deep Networks with Stochastic Depth" (2016) for `drop_path_rate`, growing linearly with depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raybench.errors import ConfigError
+
+MLP_RATIO = 4
+INIT_STD = 0.02
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a bias on q, k and v."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """(B, T, dim) -> (B, T, dim); with `queries`, the output of the first so many tokens only."""
+        dim = x.shape[-1]
+        if queries is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, dim)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, :queries], weight[:dim], bias[:dim])  # (B, queries, dim)
+            k, v = F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        mixed = F.scaled_dot_product_attention(self._split(q), self._split(k), self._split(v))
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # (B, queries, dim)
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        return x.reshape(batch, tokens, self.heads, dim // self.heads).transpose(1, 2)  # (B, heads, T, head_dim)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, `MLP_RATIO` times as wide."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
+        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block; in training each residual of an image is dropped with probability `drop_path`."""
+
+    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """(B, T, dim) -> (B, T, dim); with `queries`, the first so many tokens only."""
+        x = x[:, :queries] + self._thinned(self.attn(self.norm1(x), queries))
+        return x + self._thinned(self.mlp(self.norm2(x)))
+
+    def _thinned(self, residual: Tensor) -> Tensor:
+        if self.drop_path == 0 or not self.training:
+            return residual
+        keep = 1 - self.drop_path
+        # Divided by its own probability, so that training and evaluation see the same expectation.
+        return residual * residual.new_empty(len(residual), 1, 1).bernoulli_(keep).div_(keep)
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token, learned positions, `depth` blocks, LayerNorm, and a linear head on the class token."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        num_classes: int,
+        in_channels: int,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.image_size = image_size
+        tokens = 1 + (image_size // patch_size) ** 2
+        self.patch_embed = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, dim))
+        rates = [drop_path_rate * index / max(1, depth - 1) for index in range(depth)]
+        self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.cls_token, std=INIT_STD)
+        nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
+        x = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, T - 1, dim)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed  # (B, T, dim)
+        for index, block in enumerate(self.blocks, 1):
+            # Only the class token is read, so the last block makes no other: the same logits, a quarter less work.
+            x = block(x, queries=1 if index == len(self.blocks) else None)
+        logits: Tensor = self.head(self.norm(x[:, 0]))  # (B, num_classes)
+        return logits
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def vit(
+    *,
+    patch_size: int,
+    dim: int,
+    depth: int,
+    heads: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    drop_path_rate: float = 0.0,
+) -> VisionTransformer:
+    """A vision transformer of these few numbers; raises ConfigError where they do not fit each other."""
+    problems = []
+    if patch_size < 1 or image_size % patch_size:
+        problems.append(f"image_size = {image_size} must be a multiple of patch_size = {patch_size}")
+    if dim % heads:
+        problems.append(f"dim = {dim} must be a multiple of heads = {heads}")
+    if not 0 <= drop_path_rate < 1:
+        problems.append(f"drop_path_rate = {drop_path_rate} must lie in [0, 1)")
+    if problems:
+        raise ConfigError(problems)
+    return VisionTransformer(
+        image_size=image_size,
+        patch_size=patch_size,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    # The number behind the patch size is the side in pixels the model is meant for; it is built for the one asked for.
+    "vit_micro_patch2_8": partial(vit, patch_size=2, dim=64, depth=4, heads=4),
+    "vit_tiny_patch4_32": partial(vit, patch_size=4, dim=48, depth=4, heads=2),
+}

@@ -1,0 +1,191 @@
+"""Weight files: read without running code from them, checked against their published hash, and fitted to a model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.errors import WeightsError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB pixels in [0, 1], as used by nearly every published CNN."""
+
+PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8})(?:\.[a-z]+)+$")
+"""The first 8 hex digits of the file's SHA-256 at the end of its name: torch.hub's habit."""
+
+LISTED_KEYS = 8
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights somebody published for one of our own models."""
+
+    pattern: str
+    """Of the file's name, as a glob."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of the input in [0, 1] with which they were trained."""
+    source: str
+    """Where a person finds the file."""
+
+
+def search_folders(weights_root: Path | None) -> tuple[Path, ...]:
+    """Folders in which weight files are looked for: the root and its `weights`.
+
+    Without a root: `RAYBENCH_DATA`, else `./data`, as for data sets.
+    """
+    root = weights_root or Path(os.environ.get("RAYBENCH_DATA") or "data")
+    return root, root / "weights"
+
+
+def find_published(name: str, published: Published, weights_root: Path | None) -> Path:
+    """The file of published weights of one of our own models; WeightsError says where it was looked for."""
+    folders = search_folders(weights_root)
+    for folder in folders:
+        if found := sorted(folder.glob(published.pattern)):
+            return found[0]
+    raise WeightsError(
+        f"pretrained weights of {name} not found: no file {published.pattern} in {_listed(folders)}; they come from "
+        f"{published.source}. Put the file there, or name it in the sweep (model.weights: PATH)"
+    )
+
+
+def find_file(weights: str, weights_root: Path | None) -> Path:
+    """The weight file a configuration names: as a path, else below the folders of `search_folders`."""
+    path = Path(weights).expanduser()
+    places = (path,) if path.is_absolute() else (path, *(folder / path for folder in search_folders(weights_root)))
+    for place in places:
+        if place.is_file():
+            return place
+    raise WeightsError(
+        f'no weight file "{weights}": looked for {_listed(places)}. Allowed for model.weights: none, pretrained, '
+        "or the path of a .safetensors file or of a PyTorch state dict"
+    )
+
+
+def check_published_hash(path: Path) -> None:
+    """Raise WeightsError where the name carries a hash (name-<8 hex digits>.ext) that the content does not have."""
+    published = PUBLISHED_HASH.search(path.name)
+    if published is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(published[1]):
+        raise WeightsError(
+            f"{path}: the name promises a SHA-256 that begins with {published[1]}, the content has {digest[:8]}: "
+            "damaged, cut short or another file. Fetch it again; if those digits are no hash, rename the file"
+        )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by name, on the CPU; no code in the file is ever run.
+
+    Takes safetensors, or a PyTorch file that holds a state dict, bare or under `state_dict` or `model`; a leading
+    `module.` (left by data-parallel training) is removed. Raises WeightsError naming the file for anything else.
+    """
+    check_published_hash(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if isinstance(content, dict):
+        for wrapper in ("state_dict", "model"):
+            if isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+                break
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{path}: holds no state dict but {type(content).__name__}; {_ALLOWED}")
+    strange = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if strange:
+        raise WeightsError(f"{path}: not a state dict, these entries are no tensors: {_shortened(strange)}; {_ALLOWED}")
+    if all(key.startswith("module.") for key in content):
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return content
+
+
+_ALLOWED = 'allowed: safetensors, or a PyTorch file with a state dict, bare or under "state_dict" or "model"'
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path, device="cpu"))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols other than 2; what it cannot read it refuses all the same.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = re.search(r"(?:GLOBAL|Unsupported|global) [^\n]*", str(error))
+        raise WeightsError(
+            f"{path}: refused, as it holds more than weights and could run code when loaded"
+            f"{f' ({reason[0].rstrip(chr(32))[:160]})' if reason else ''}; {_ALLOWED}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        first_line = str(error).partition("\n")[0][:160]
+        raise WeightsError(f"{path}: cannot be read as weights ({first_line}); {_ALLOWED}") from error
+
+
+def load(module: nn.Module, state: dict[str, Tensor], *, heads: Sequence[str], source: str) -> tuple[str, ...]:
+    """Load a state dict into a model; a head for another number of classes stays fresh, which is logged.
+
+    `heads`: names of the modules that are heads. Returns the keys that stayed fresh. Every other difference of keys
+    or shapes raises WeightsError that lists them and names `source`; the model is then unchanged.
+    """
+    own = module.state_dict()
+    shared = own.keys() & state.keys()
+    resized = {key for key in shared if own[key].shape != state[key].shape}
+    # The rows of a head are its classes; a head that reads another number of features is another model's.
+    recounted = [key for key in resized if own[key].shape[1:] == state[key].shape[1:]]
+    outgrown = {head for head in heads if any(_of(head, key) for key in recounted)}
+    fresh = sorted(key for key in own for head in outgrown if _of(head, key))
+    # Files older than PyTorch 0.4.1 lack this counter, which no result depends on at a fixed momentum.
+    missing = {key for key in own.keys() - state.keys() - set(fresh) if not key.endswith("num_batches_tracked")}
+    faults = [
+        f"{kind}: {_shortened(sorted(keys))}"
+        for kind, keys in (
+            ("missing in the file", missing),
+            ("unexpected in the file", state.keys() - own.keys()),
+            (
+                "of another shape",
+                {f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in resized - set(fresh)},
+            ),
+        )
+        if keys
+    ]
+    if faults:
+        raise WeightsError(f"{source}: does not fit the model; {'; '.join(faults)}")
+    module.load_state_dict({key: state[key] for key in shared - set(fresh)}, strict=False)
+    if fresh:
+        logger.warning("%s: its head is for other classes and is replaced by a fresh one: %s", source, _listed(fresh))
+    return tuple(fresh)
+
+
+def _of(head: str, key: str) -> bool:
+    return key.startswith(f"{head}.")
+
+
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
+
+
+def _shortened(keys: Sequence[str]) -> str:
+    more = len(keys) - LISTED_KEYS
+    return _listed(keys[:LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
