@@ -1,0 +1,108 @@
+"""What ran here, when, with which versions: the environment of a row and the manifest of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import raybench
+from raybench.results.parts import write_atomically
+
+Value = str | int | float | bool | None
+
+
+def environment() -> dict[str, Value]:
+    """The values behind `env/` that a process can tell without importing torch; looked up once a process.
+
+    A package that is not installed, or a commit that is not known, is None. `git_commit` is that of raybench's own
+    code.
+    """
+    return dict(_environment())
+
+
+@cache
+def _environment() -> dict[str, Value]:
+    code = Path(raybench.__file__).parent
+    # Only a checkout that tracks this file says which code ran; a project that holds a virtual environment does not.
+    tracked = _git(code, "ls-files", "--error-unmatch", "__init__.py") is not None
+    changes = _git(code, "status", "--porcelain", "--", ".") if tracked else None
+    lock = code.parent / "requirements.lock"
+    return {
+        "raybench": raybench.__version__,
+        "git_commit": _git(code, "rev-parse", "HEAD") if tracked else None,
+        "git_dirty": None if changes is None else bool(changes),
+        "lock_hash": hashlib.sha256(lock.read_bytes()).hexdigest()[:12] if lock.is_file() else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        **{name: _version(name) for name in ("torch", "ray", "timm", "numpy")},
+    }
+
+
+def write_manifest(folder: Path, **content: Any) -> None:
+    """Adds this run to the `runs` of `folder`/manifest.json, atomically; `environment` is filled in unless given.
+
+    Usual content: command, started, ended, exit_code, trials (counts by status), environment. A run given again, that
+    is with the same `started` and process, takes the place of its earlier entry, so a run may be written when it begins
+    and when it ends, and one that was killed is seen by its empty `ended`. A manifest that cannot be parsed is kept
+    beside the new one as manifest.json.unreadable. Raises ResultsError when it cannot be written.
+    """
+    path = folder / "manifest.json"
+    run = {"pid": os.getpid(), "host": platform.node(), "environment": environment(), **content}
+    runs = [earlier for earlier in _runs(path) if not _same_run(earlier, run)]
+    text = json.dumps({"runs": [*runs, run]}, indent=2, default=str)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _runs(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return []
+    try:
+        runs = json.loads(text)["runs"]
+        return [dict(run) for run in runs]
+    except (ValueError, KeyError, TypeError):
+        write_atomically(path.with_name("manifest.json.unreadable"), text)
+        return []
+
+
+def _same_run(earlier: dict[str, Any], run: dict[str, Any]) -> bool:
+    keys = ("started", "pid", "host")
+    return run.get("started") is not None and all(
+        earlier.get(key) == json.loads(json.dumps(run.get(key), default=str)) for key in keys
+    )
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,92 @@
+"""Curves and hyperparameters of one trial for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raybench.results.parts import explain
+from raybench.results.schema import EpochRow, Status
+
+TAGS = {
+    "train_loss": "train/loss",
+    "train_top1": "train/top1",
+    "lr": "train/lr",
+    "eval_loss": "eval/loss",
+    "eval_top1": "eval/top1",
+    "eval_top5": "eval/top5",
+    "train_samples_per_sec": "perf/train_samples_per_sec",
+    "train_time": "perf/train_time",
+    "eval_time": "perf/eval_time",
+}
+"""Column of an epoch's row -> tag; a part of the loss becomes `kd/<part>`. The step is the epochs finished."""
+
+
+class TrialBoard:
+    """Writes <folder>/tensorboard/<trial_id>/. Needs torch, which is imported here and nowhere else in this package."""
+
+    def __init__(
+        self, folder: Path, trial_id: str, hparams: Mapping[str, Any], metric_names: Sequence[str], start_epoch: int
+    ) -> None:
+        """Opens the board and writes the hyperparameters.
+
+        `metric_names` are the tags shown beside the hyperparameters. `start_epoch` is the number of epochs finished
+        before: what an earlier attempt logged beyond it is purged. Raises ResultsError when the folder is not writable.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams as summaries
+
+        log_dir = folder / "tensorboard" / trial_id
+        try:
+            self._writer: Any = SummaryWriter(str(log_dir), purge_step=start_epoch + 1)
+        except OSError as error:
+            raise explain(error, log_dir) from error
+        self._last = start_epoch
+        flat = {key: _plain(value) for key, value in hparams.items() if value is not None}
+        experiment, session_start, _ = summaries(flat, dict.fromkeys(metric_names, 0.0))
+        self._add(experiment)
+        self._add(session_start)
+        self._writer.flush()
+
+    def epoch(self, row: EpochRow, parts: Mapping[str, float] | None = None) -> None:
+        """Logs one epoch; `parts` are the parts of the loss, those of the row when not given."""
+        self._last = row.epoch
+        for name, tag in TAGS.items():
+            value = getattr(row, name)
+            if value is not None:
+                self._writer.add_scalar(tag, value, row.epoch)
+        for name, value in (row.parts if parts is None else parts).items():
+            self._writer.add_scalar(f"kd/{name}", value, row.epoch)
+        self._writer.flush()
+
+    def close(self, status: Status, metrics: Mapping[str, float | None]) -> None:
+        """Logs the final metrics (tag -> value) at the last epoch and how the trial ended."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+        for tag, value in metrics.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, self._last)
+        outcome = {
+            Status.COMPLETE: api_pb2.STATUS_SUCCESS,
+            Status.PRUNED: api_pb2.STATUS_SUCCESS,
+            Status.RUNNING: api_pb2.STATUS_RUNNING,
+        }.get(status, api_pb2.STATUS_FAILURE)
+        end = plugin_data_pb2.SessionEndInfo(status=outcome, end_time_secs=time.time())
+        data = plugin_data_pb2.HParamsPluginData(session_end_info=end, version=metadata.PLUGIN_DATA_VERSION)
+        about = metadata.create_summary_metadata(data)
+        summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)])
+        self._add(summary)
+        self._writer.close()
+
+    def _add(self, summary: Any) -> None:
+        # The plugin's summaries have no public method of their own; add_hparams would open a second run.
+        self._writer._get_file_writer().add_summary(summary)
+
+
+def _plain(value: Any) -> str | int | float | bool:
+    """What TensorBoard keeps of a hyperparameter: numbers, flags and text; anything else as JSON."""
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value, sort_keys=True)

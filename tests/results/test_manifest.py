@@ -1,0 +1,64 @@
+"""The environment and the manifest."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+from raybench.errors import ResultsError
+from raybench.results.manifest import environment, write_manifest
+from raybench.results.schema import ENVIRONMENT
+
+
+def runs(folder: Path) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads((folder / "manifest.json").read_text())["runs"]
+    return found
+
+
+def test_environment_fits_its_columns_and_is_true() -> None:
+    found = environment()
+    assert set(found) <= set(ENVIRONMENT)
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == numpy.__version__
+    assert found["cpu"]
+    found["cpu"] = None
+    assert environment()["cpu"], "a caller's change stays its own"
+
+
+def test_environment_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from raybench.results.manifest import environment\n"
+        "environment(); print({'torch', 'ray'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_runs_are_added_and_a_run_given_again_replaces_itself(tmp_path: Path) -> None:
+    write_manifest(tmp_path, command="sweep a", started="2026-01-01T00:00:00+00:00", ended=None)
+    write_manifest(tmp_path, command="sweep a", started="2026-01-01T00:00:00+00:00", ended="later", exit_code=0)
+    write_manifest(tmp_path, command="sweep a", started="2026-01-02T00:00:00+00:00", ended=None, trials={"complete": 3})
+    assert [run["ended"] for run in runs(tmp_path)] == ["later", None]
+    assert runs(tmp_path)[1]["trials"] == {"complete": 3}
+    assert runs(tmp_path)[0]["environment"] == environment()
+
+
+def test_broken_manifest_is_kept_aside(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"runs": [')
+    write_manifest(tmp_path, command="sweep a")
+    assert len(runs(tmp_path)) == 1
+    assert (tmp_path / "manifest.json.unreadable").read_text() == '{"runs": ['
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ResultsError, match="a file stands"):
+        write_manifest(tmp_path / "file", command="sweep a")

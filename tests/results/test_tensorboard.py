@@ -1,0 +1,90 @@
+"""Boards read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybench.errors import ResultsError
+from raybench.results.schema import EpochRow, Status
+from raybench.results.tensorboard import TrialBoard
+
+
+def read(folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own imports
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    return EventAccumulator(str(folder / "tensorboard" / "a")).Reload()
+
+
+def hparams(events: Any) -> dict[str, Any]:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    found = {}
+    for tag, content in events.summary_metadata.items():
+        if content.plugin_data.plugin_name == "hparams":
+            found[tag] = plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)
+    return found
+
+
+def epoch(number: int, **further: Any) -> EpochRow:
+    return EpochRow(trial_id="a", attempt=1, epoch=number, **further)
+
+
+def test_curves_and_hyperparameters_come_back(tmp_path: Path) -> None:
+    given = {"optimizer.lr": 0.1, "model.name": "resnet8", "nested": [1], "none": None, "flag": True}
+    board = TrialBoard(tmp_path, "a", given, ["eval/top1"], 0)
+    started = hparams(read(tmp_path))
+    session = started["_hparams_/session_start_info"].session_start_info.hparams
+    assert {"optimizer.lr", "model.name", "nested", "flag"} == set(session)
+    assert session["optimizer.lr"].number_value == 0.1
+    assert session["nested"].string_value == "[1]"
+    metrics = started["_hparams_/experiment"].experiment.metric_infos
+    assert [info.name.tag for info in metrics] == ["eval/top1"]
+
+    board.epoch(epoch(1, lr=0.5, eval_top1=50.0, parts={"ce": 1.5}))
+    assert [(event.step, event.value) for event in read(tmp_path).Scalars("eval/top1")] == [(1, 50.0)], "seen at once"
+    board.epoch(epoch(2, lr=0.25, eval_top1=75.0, eval_time=2.0))
+    board.close(Status.PRUNED, {"test/top1": 62.5, "test/top5": None})
+    events = read(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"train/lr", "eval/top1", "kd/ce", "perf/eval_time", "test/top1"}
+    assert [(event.step, event.value) for event in events.Scalars("train/lr")] == [(1, 0.5), (2, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("test/top1")] == [(2, 62.5)]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (Status.COMPLETE, "SUCCESS"),
+        (Status.PRUNED, "SUCCESS"),
+        (Status.FAILED, "FAILURE"),
+        (Status.DIVERGED, "FAILURE"),
+    ],
+)
+def test_end_of_the_session(tmp_path: Path, status: Status, outcome: str) -> None:
+    from tensorboard.plugins.hparams import api_pb2
+
+    TrialBoard(tmp_path, "a", {}, [], 0).close(status, {})
+    end = hparams(read(tmp_path))["_hparams_/session_end_info"].session_end_info
+    assert api_pb2.Status.Name(end.status) == f"STATUS_{outcome}"
+
+
+def test_resuming_purges_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    board = TrialBoard(tmp_path, "a", {}, [], 0)
+    for number in (1, 2, 3):
+        board.epoch(epoch(number, eval_top1=1.0))
+    board = TrialBoard(tmp_path, "a", {}, [], 2)  # the first was killed: never closed
+    board.epoch(epoch(3, eval_top1=2.0))
+    board.epoch(epoch(4, eval_top1=2.0))
+    board.close(Status.COMPLETE, {})
+    curve = [(event.step, event.value) for event in read(tmp_path).Scalars("eval/top1")]
+    assert curve == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("mine")
+    with pytest.raises(ResultsError, match="tensorboard"):
+        TrialBoard(tmp_path, "a", {}, [], 0)
