@@ -1,0 +1,1 @@
+"""What the rows of a sweep say: statistics, tables and figures."""

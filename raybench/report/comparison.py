@@ -1,0 +1,248 @@
+"""What a sweep answers: every cell's selected setting, its test result, and whether it differs from the student alone.
+
+Settings are selected on validation; the test metric is only reported. Differences are paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+
+from raybench.report.statistics import (
+    SIGNIFICANCE,
+    Estimate,
+    detectable_difference,
+    estimate,
+    holm,
+    p_value,
+    seeds_needed,
+)
+
+if TYPE_CHECKING:
+    from raybench.config.plan import Cell, Setting
+    from raybench.config.trial import TrialConfig
+
+__all__ = ["CellResult", "Counts", "Difference", "Verdict", "compare", "detectable_difference"]
+
+Mode = Literal["max", "min"]
+Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
+MIN_PAIRS = 3
+"""Below so many seeds on both sides nothing is tested."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials of a cell, all its settings and seeds together. `due`: running or not begun."""
+
+    complete: int = 0
+    failed: int = 0
+    diverged: int = 0
+    pruned: int = 0
+    due: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The cell minus its baseline, paired by seed, in the test metric's unit."""
+
+    by_seed: tuple[tuple[int, float], ...]
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    """95 % t interval; none below two pairs or without spread."""
+    p: float | None
+    """Paired t test, two-sided; none below three pairs."""
+    p_holm: float | None
+    """The same, corrected for all comparisons tested at once (`compared`)."""
+    compared: int
+    verdict: Verdict
+    seeds_needed: int | None
+    """Pairs that would tell the observed difference (5 %, 80 % power); none below three pairs or when out of reach."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell. Numbers are those of the selected setting; none where nothing was measured, never zero."""
+
+    label: str
+    factors: Mapping[str, Any]
+    baseline: str | None
+    tuned: Mapping[str, Any]
+    """Selected values of what was tuned; empty without a complete trial."""
+    selected: tuple[TrialConfig, ...]
+    """The selected setting's complete trials, in the order of the plan."""
+    by_seed: tuple[tuple[int, float], ...]
+    """Test metric of each complete seed."""
+    test: Estimate | None
+    validation: Estimate | None
+    difference: Difference | None
+    """None for the baseline itself, without a baseline, or without a common seed."""
+    counts: Counts
+    train_time: float | None
+    """Median over the selected trials, s."""
+    param_count: float | None
+    """Median, millions."""
+    teacher_top1: tuple[float, float] | None
+    """Lowest and highest over the selected trials, %."""
+    presets: tuple[str, ...]
+    variants: tuple[str, ...]
+    """Presets and data set variants of the selected trials, sorted; more than one is a mixture and must be said."""
+    metric: str
+    test_metric: str
+    test_mode: Mode
+
+
+def compare(
+    cells: Sequence[Cell],
+    trials: pl.DataFrame,
+    metric: str = "eval_top1",
+    mode: Mode = "max",
+    test_metric: str = "test_top1",
+    test_mode: Mode | None = None,
+) -> list[CellResult]:
+    """Results in the order of `cells`, from one row a trial (`Store.trials()`).
+
+    In each cell the setting with the best mean `metric` over its seeds is selected among the settings whose seeds are
+    all complete; others come after them, those with more complete seeds first. `test_mode` says which way
+    `test_metric` is better: `mode` where both measure the same thing, else lower for a loss and higher for the rest.
+    """
+    wanted = {trial.trial_id for cell in cells for setting in cell.settings for trial in setting.trials}
+    rows: dict[str, dict[str, Any]] = {}
+    if "trial_id" in trials.columns:
+        rows = {row["trial_id"]: row for row in trials.filter(pl.col("trial_id").is_in(list(wanted))).to_dicts()}
+    towards = test_mode or _test_mode(metric, mode, test_metric)
+    measured = [_cell_result(cell, rows, metric, mode, test_metric, towards) for cell in cells]
+    by_label = {result.label: result for result in measured}
+    return _judged([replace(result, difference=_difference(result, by_label)) for result in measured])
+
+
+def _test_mode(metric: str, mode: Mode, test_metric: str) -> Mode:
+    if metric.partition("_")[2] == test_metric.partition("_")[2]:
+        return mode
+    return "min" if "loss" in test_metric else "max"
+
+
+def _cell_result(
+    cell: Cell, rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode, test_metric: str, test_mode: Mode
+) -> CellResult:
+    selected = _select(cell.settings, rows, metric, mode)
+    done = [trial for trial in selected.trials if _complete(rows.get(trial.trial_id))] if selected else []
+    kept = [rows[trial.trial_id] for trial in done]
+    test = [(trial.seed, _number(row, test_metric)) for trial, row in zip(done, kept, strict=True)]
+    by_seed = tuple((seed, value) for seed, value in test if value is not None)
+    train_times, params, teachers = (_numbers(kept, name) for name in ("train_time", "param_count", "teacher_top1"))
+    return CellResult(
+        label=cell.label,
+        factors=cell.factors,
+        baseline=cell.baseline,
+        tuned=selected.tuned if selected else {},
+        selected=tuple(done),
+        by_seed=by_seed,
+        test=estimate([value for _, value in by_seed]),
+        validation=estimate(_numbers(kept, metric)),
+        difference=None,
+        counts=_counts(cell, rows),
+        train_time=statistics.median(train_times) if train_times else None,
+        param_count=statistics.median(params) if params else None,
+        teacher_top1=(min(teachers), max(teachers)) if teachers else None,
+        presets=_names(kept, "preset"),
+        variants=_names(kept, "dataset_variant"),
+        metric=metric,
+        test_metric=test_metric,
+        test_mode=test_mode,
+    )
+
+
+def _select(
+    settings: Sequence[Setting], rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode
+) -> Setting | None:
+    """The best setting on validation, the plan's first of equals; none where no trial is complete."""
+    best: tuple[tuple[bool, int, float], Setting] | None = None
+    for setting in settings:
+        done = [row for trial in setting.trials if (row := rows.get(trial.trial_id)) and _complete(row)]
+        if not done:
+            continue
+        scores = _numbers(done, metric)
+        mean = math.fsum(scores) / len(scores) if scores else -math.inf
+        key = (len(scores) == len(setting.trials), len(scores), mean if mode == "max" or not scores else -mean)
+        if best is None or key > best[0]:
+            best = (key, setting)
+    return best[1] if best else None
+
+
+def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Difference | None:
+    base = by_label.get(result.baseline) if result.baseline is not None else None
+    if base is None:
+        return None
+    alone = dict(base.by_seed)
+    by_seed = tuple((seed, value - alone[seed]) for seed, value in result.by_seed if seed in alone)
+    values = [value for _, value in by_seed]
+    found = estimate(values)
+    if found is None:
+        return None
+    enough = found.n >= MIN_PAIRS
+    return Difference(
+        by_seed=by_seed,
+        n=found.n,
+        mean=found.mean,
+        sd=found.sd,
+        low=found.low,
+        high=found.high,
+        p=p_value(values) if enough else None,
+        p_holm=None,
+        compared=0,
+        verdict="too few seeds",
+        seeds_needed=seeds_needed(found.mean, found.sd) if enough and found.sd is not None else None,
+    )
+
+
+def _judged(results: list[CellResult]) -> list[CellResult]:
+    """The same results with p values corrected together, and their verdicts."""
+    tested = [result.difference.p for result in results if result.difference and result.difference.p is not None]
+    corrected = iter(holm(tested))
+    judged: list[CellResult] = []
+    for result in results:
+        found = result.difference
+        if found is None or found.p is None:
+            judged.append(result)
+            continue
+        p_holm = next(corrected)
+        upwards = found.mean > 0 if result.test_mode == "max" else found.mean < 0
+        verdict: Verdict = "not distinguishable"
+        if p_holm < SIGNIFICANCE:
+            verdict = "better" if upwards else "worse"
+        found = replace(found, p_holm=p_holm, compared=len(tested), verdict=verdict)
+        judged.append(replace(result, difference=found))
+    return judged
+
+
+def _counts(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> Counts:
+    # Settings that cannot differ share a trial: it counts once.
+    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
+    statuses = [str(rows[trial_id].get("status")) if trial_id in rows else "due" for trial_id in trial_ids]
+    settled = {name: statuses.count(name) for name in ("complete", "failed", "diverged", "pruned")}
+    return Counts(**settled, due=len(statuses) - sum(settled.values()))
+
+
+def _complete(row: Mapping[str, Any] | None) -> bool:
+    return row is not None and str(row.get("status")) == "complete"
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [value for row in rows if (value := _number(row, name)) is not None]
+
+
+def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    return tuple(sorted({str(row[name]) for row in rows if row.get(name) is not None}))

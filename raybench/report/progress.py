@@ -1,0 +1,163 @@
+"""How a running sweep goes: a live table in a terminal, a line a trial elsewhere. Read from the rows that the trials write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raybench.config.plan import show
+from raybench.config.trial import TrialConfig
+from raybench.report.sparkline import sparkline
+from raybench.results.schema import EpochRow, Status
+from raybench.results.store import Store
+from raybench.search.cells import Job
+from raybench.search.outcomes import Known
+
+STYLES = {"complete": "green", "failed": "red", "diverged": "red", "pruned": "dim", "running": "default"}
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration as a person says it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class Progress:
+    """Counts jobs, guesses the time left from the cost of what is done, and draws."""
+
+    console: Console
+    store: Store
+    metric: str
+    mode: str
+    tuned: tuple[str, ...]
+    """Dotted keys of what is tuned, shown beside the cell."""
+    costs: dict[str, float]
+    """Trial id -> estimated seconds, for everything due."""
+    total: int
+    settled: int
+    width: int = 1
+    """Trials at a time."""
+    running: dict[str, Job] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    best: tuple[float, str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.begun = time.monotonic()
+        self.live: Live | None = None
+        self.recent: list[tuple[TrialConfig, str, Status]] = []
+        self._spent = 0.0
+        self._left = sum(self.costs.values())
+
+    def __enter__(self) -> Progress:
+        self.begun = time.monotonic()
+        if self.console.is_terminal:
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def started(self, job: Job) -> None:
+        """A job went to a worker."""
+        for trial in job.trials:
+            self.running[trial.trial_id] = job
+
+    def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
+        """A job came back: trials that are settled now are counted, and told where there is no live table."""
+        for trial in job.trials:
+            self.running.pop(trial.trial_id, None)
+            known = outcomes.get(trial.trial_id)
+            if known is None or not known.settled:
+                continue
+            self.settled += 1
+            self.counts[known.status] = self.counts.get(known.status, 0) + 1
+            cost = self.costs.pop(trial.trial_id, 0.0)
+            self._spent += cost
+            self._left -= cost
+            name = f"{job.cell}{self._settings(trial)}"
+            if known.status == Status.COMPLETE and (self.best is None or known.best > self.best[0]):
+                self.best = (known.best, name)
+            self.recent = [*self.recent[-5:], (trial, name, known.status)]
+            if self.live is None:
+                self.say(self._line(trial, name, known))
+
+    def _settings(self, trial: TrialConfig) -> str:
+        flat = trial.flat()
+        return "".join(f" {key.rpartition('.')[2]}={show(flat[key])}" for key in self.tuned if key in flat)
+
+    def _line(self, trial: TrialConfig, name: str, known: Known) -> str:
+        value = f"{self.metric} {self._shown(known.best)}" if known.best > float("-inf") else ""
+        left = self.time_left()
+        rest = f" · {seconds_text(left)} left" if left is not None and self.settled < self.total else ""
+        return f"{self.settled}/{self.total} {known.status} {trial.trial_id} {name} seed={trial.seed}  {value}{rest}"
+
+    def _shown(self, score: float) -> str:
+        value = score if self.mode == "max" else -score
+        return f"{value:.1f} %" if "top" in self.metric else f"{value:.4g}"
+
+    def time_left(self) -> float | None:
+        """Seconds, from the estimated cost of what is done and of what is not; none before anything is done."""
+        if self._spent <= 0:
+            return None
+        return max(0.0, (time.monotonic() - self.begun) * self._left / self._spent)
+
+    def render(self) -> RenderableType:
+        """The live table: what runs, and the latest that ended."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, justify in (
+            ("trial", "left"),
+            ("cell", "left"),
+            ("seed", "right"),
+            ("epoch", "right"),
+            ("", "left"),
+            (self.metric, "right"),
+            ("state", "left"),
+        ):
+            table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+        running = [
+            (job_trial, f"{job.cell}{self._settings(job_trial)}", Status.RUNNING)
+            for job in set(self.running.values())
+            for job_trial in job.trials
+        ]
+        for trial, name, status in [*self.recent[-6:], *running[: self.width + 2]]:
+            table.add_row(
+                trial.trial_id, name, str(trial.seed), *self._curve(trial), Text(status, style=STYLES[status])
+            )
+        return Group(table, Text(self._summary()))
+
+    def _curve(self, trial: TrialConfig) -> tuple[str, str, str]:
+        rows: list[EpochRow] = self.store.last_epochs(trial.trial_id)
+        values = [value for row in rows if (value := getattr(row, self.metric)) is not None]
+        if not values:
+            return f"0/{trial.schedule.epochs}", "", ""
+        last = f"{values[-1]:.1f}" if "top" in self.metric else f"{values[-1]:.4g}"
+        return f"{len(rows)}/{trial.schedule.epochs}", sparkline(values), last
+
+    def _summary(self) -> str:
+        bad = self.counts.get("failed", 0) + self.counts.get("diverged", 0)
+        parts = [f"done {self.settled}/{self.total}", f"failed {bad}"]
+        if self.counts.get("pruned"):
+            parts.append(f"pruned {self.counts['pruned']}")
+        if self.best:
+            parts.append(f"best {self._shown(self.best[0])} ({self.best[1]})")
+        left = self.time_left()
+        parts.append("starting" if left is None else f"{seconds_text(left)} left")
+        return "  " + " · ".join(parts)

@@ -1,0 +1,116 @@
+"""Published results as lines beneath our own, each with what makes it not comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raybench.report.comparison import CellResult
+from raybench.report.statistics import binomial_interval
+from raybench.results.published import PublishedRow
+
+
+def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
+    """What keeps our cell from being the published setting; empty where they agree in all we know to compare."""
+    if not result.selected:
+        return ("not run",)
+    trial = result.selected[0]
+    teacher = trial.canonical().distillation.teacher
+    theirs = row.setting
+    image_size = trial.model.image_size or trial.dataset.image_size
+    pairs: list[tuple[str, object, object]] = [
+        ("data set", trial.dataset.name, theirs.dataset),
+        ("model", trial.model.name, row.model_name),
+        ("train size", trial.dataset.train_size, theirs.train_size),
+        ("epochs", trial.schedule.epochs, theirs.epochs),
+        ("teacher", teacher.name if teacher else "none", row.teacher or "none"),
+    ]
+    if theirs.image_size is not None:
+        pairs.append(("image size", image_size or "of the data set", theirs.image_size))
+    if theirs.pretrained is not None:
+        pairs.append(("weights", _weights(trial.model.weights != "none"), _weights(theirs.pretrained)))
+    found = [
+        f"{what} {_said(ours)}, {'theirs not stated' if printed is None else f'not {_said(printed)}'}"
+        for what, ours, printed in pairs
+        if ours != printed
+    ]
+    if result.variants != ("official",):
+        found.append(f"data {'/'.join(result.variants) or 'of unknown variant'}, not official")
+    if result.presets != ("paper",):
+        found.append(f"preset {'/'.join(result.presets) or 'unknown'}, not paper")
+    return tuple(found)
+
+
+def _weights(pretrained: bool) -> str:
+    return "pretrained" if pretrained else "from scratch"
+
+
+def _said(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def published_lines(rows: Sequence[PublishedRow], results: Sequence[CellResult], quantity: str = "top1") -> list[str]:
+    """One line a published model and setting, indented under its source; the numbers are those printed there.
+
+    Only rows that measure `quantity` are shown where there are any, all of them otherwise.
+    """
+    wanted = [row for row in rows if row.metric in (quantity, f"eval_{quantity}", f"test_{quantity}")] or list(rows)
+    if not wanted:
+        return []
+    named = {row.metric for row in wanted} != {quantity}
+    by_source: dict[str, dict[tuple[object, ...], list[PublishedRow]]] = {}
+    for row in wanted:
+        source = f"{row.source}{f'; {row.hardware}' if row.hardware else ''}"
+        setting = row.setting.model_copy(update={"epochs": None, "recipe": None})
+        same = (row.model, row.teacher, *setting.model_dump().values())
+        by_source.setdefault(source, {}).setdefault(same, []).append(row)
+    lines = ["published, as printed in the source, not measured here:"]
+    for source, groups in by_source.items():
+        lines.append(f"  {source}")
+        closest = {same: _closest(members[-1], results) for same, members in groups.items()}
+        shared = [what for what in next(iter(closest.values())) if all(what in others for others in closest.values())]
+        if shared:
+            lines.append(f"    not comparable: {'; '.join(shared)}")
+        for same, members in groups.items():
+            own = [what for what in closest[same] if what not in shared]
+            verdict = f"; not comparable: {'; '.join(own)}" if own else "" if shared else "; same setting as ours"
+            lines.append(f"    {_described(members[-1])}: {', '.join(_number(row, named) for row in members)}{verdict}")
+    if any(row.setting.test_images and row.unit == "%" for row in wanted):
+        lines.append("    [low, high]: 95 % binomial interval at that number of test images, not printed in the source")
+    return lines
+
+
+def _closest(row: PublishedRow, results: Sequence[CellResult]) -> tuple[str, ...]:
+    ours = [result for result in results if result.selected]
+    alike = [result for result in ours if _taught(result) == (row.teacher is not None)]
+    found = [differing(row, result) for result in alike or ours]
+    return min(found, key=len) if found else ("nothing measured here yet",)
+
+
+def _taught(result: CellResult) -> bool:
+    return result.selected[0].canonical().distillation.teacher is not None
+
+
+def _described(row: PublishedRow) -> str:
+    setting = row.setting
+    said = [
+        f"teacher {row.teacher}" if row.teacher else "",
+        setting.dataset or "",
+        _train_size(setting.train_size),
+        f"{setting.image_size} px" if setting.image_size else "",
+        f"{setting.epochs} epochs" if setting.epochs else "",
+    ]
+    return f"{row.model} ({', '.join(part for part in said if part)})" if any(said) else row.model
+
+
+def _train_size(size: int | str | None) -> str:
+    if size is None:
+        return ""
+    return "all train images" if size == "all" else f"{size:,} train images"
+
+
+def _number(row: PublishedRow, named: bool) -> str:
+    text = f"{row.metric} {row.text}" if named else row.text
+    if row.setting.test_images and row.unit == "%" and row.value is not None:
+        low, high = binomial_interval(row.value, row.setting.test_images)
+        text += f" [{low:.1f}, {high:.1f}]"
+    return f"{text} ({row.at})" if row.at else text

@@ -1,0 +1,278 @@
+"""The comparison as a sheet of texts: which columns, which rows, which footnotes; how it is drawn is `tables.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.config.plan import short_key, show
+from raybench.report.comparison import CellResult
+from raybench.report.references import published_lines
+from raybench.report.statistics import Estimate
+from raybench.results.published import PublishedRow
+
+NOT_APPLICABLE = "–"
+NAMES = {"train_size": "train", "val_size": "val", "weight_decay": "wd", "type": "kind", "image_size": "px"}
+QUANTITIES = {"top1": "top-1 (%)", "top5": "top-5 (%)"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `title` may have two lines, `texts` one entry a row, already padded where parts must line up."""
+
+    title: str
+    texts: tuple[str, ...]
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(len(text) for text in (*self.title.split("\n"), *self.texts))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows are cells, the student alone first in each of its groups. `keys` name the cell, `columns` tell of it."""
+
+    title: str
+    subtitle: str
+    keys: tuple[Column, ...]
+    columns: tuple[Column, ...]
+    """Most important first: what does not fit is moved or left out from the end."""
+    labels: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    best: tuple[bool, ...]
+    ends_group: tuple[bool, ...]
+    footnotes: tuple[str, ...]
+    published: tuple[str, ...]
+
+
+def quantity_title(metric: str) -> str:
+    """`eval_top1` -> `top-1 (%)`."""
+    quantity = metric.partition("_")[2] or metric
+    return QUANTITIES.get(quantity, quantity)
+
+
+def ordered(results: Sequence[CellResult]) -> list[list[CellResult]]:
+    """Cells with the same baseline together, it first, in the order in which the plan names them."""
+    if all(result.baseline is None for result in results):
+        return [list(results)] if results else []
+    groups: dict[str, list[CellResult]] = {}
+    for result in results:
+        groups.setdefault(result.baseline or result.label, []).append(result)
+    return [sorted(group, key=lambda result: result.baseline is not None) for group in groups.values()]
+
+
+def varying(results: Sequence[CellResult]) -> list[str]:
+    """Dotted keys of the factors that differ between cells, those shared with the student alone first, alpha next."""
+    keys = list(dict.fromkeys(key for result in results for key in result.factors))
+    absent = object()
+    chosen = [key for key in keys if len({_hashable(r.factors.get(key, absent)) for r in results}) > 1]
+    # A kind of distillation varies even where there is one: the student alone has none.
+    chosen = chosen or keys
+    shared = [key for key in chosen if all(key in result.factors for result in results) and key != "distillation.alpha"]
+    return sorted(chosen, key=lambda key: (key not in shared, key != "distillation.alpha", chosen.index(key)))
+
+
+def best_of_group(group: Sequence[CellResult]) -> CellResult | None:
+    """The best test mean among the cells that are really better than the student alone; none where none is."""
+    real = [r for r in group if r.test and r.difference and r.difference.verdict == "better"]
+    if not real:
+        return None
+    sign = 1 if real[0].test_mode == "max" else -1
+    return max(real, key=lambda r: sign * r.test.mean if r.test else -math.inf)
+
+
+def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = ()) -> Sheet:
+    """Everything the table says, as text."""
+    groups = ordered(results)
+    rows = [result for group in groups for result in group]
+    best = [result is best_of_group(group) for group in groups for result in group]
+    last = [result is group[-1] for group in groups for result in group]
+    keys = varying(rows)
+    constant = {k: v for r in rows for k, v in r.factors.items() if k not in keys}
+    about = [f"{short_name(key)} {show(value)}" for key, value in constant.items()]
+    presets = sorted({preset for r in rows for preset in r.presets})
+    about = [f"preset {' and '.join(presets)}"] * bool(presets) + about
+    return Sheet(
+        title=title,
+        subtitle=" · ".join(about),
+        keys=tuple(_factor_column(key, rows) for key in keys) or (Column("cell", tuple(r.label for r in rows)),),
+        columns=tuple(column for column in _columns(rows, best) if any(text.strip() for text in column.texts)),
+        labels=tuple(result.label for result in rows),
+        verdicts=tuple(r.difference.verdict if r.difference else "" for r in rows),
+        best=tuple(best),
+        ends_group=tuple(last),
+        footnotes=tuple(_footnotes(rows, any(best))),
+        published=tuple(published_lines(published, rows, rows[0].test_metric.partition("_")[2] if rows else "top1")),
+    )
+
+
+def short_name(key: str) -> str:
+    """A dotted key as a column's title."""
+    name = short_key(key)
+    return NAMES.get(name, name)
+
+
+def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
+    if not rows:
+        return []
+    digits = _digits(rows)
+    quantity = quantity_title(rows[0].test_metric)
+    tested = _estimates([r.test for r in rows], digits)
+    stars = [f" {'*' if star else ' '}" if any(best) else "" for star in best]
+    marked = tuple(f"{text}{star}" for text, star in zip(tested, stars, strict=True))
+    columns = [Column(f"test\n{quantity}", marked)]
+    if any(r.difference for r in rows):
+        alone = {r.baseline for r in rows}
+        said = [r.difference.verdict if r.difference else "student alone" if r.label in alone else "" for r in rows]
+        columns += [
+            Column("difference\n95 % interval", tuple(_differences(rows, digits))),
+            Column("\nverdict", tuple(said)),
+            Column("seeds\nto tell", tuple(_seeds_to_tell(r) for r in rows), right=True),
+        ]
+    validation = tuple(_mean(r.validation, digits) for r in rows)
+    columns += [
+        Column(f"validation\n{quantity_title(rows[0].metric)}", validation, right=True),
+        Column("not\ncomplete", tuple(_missing(r) for r in rows)),
+    ]
+    for key in dict.fromkeys(key for r in rows for key in r.tuned):
+        values = [r.tuned.get(key) for r in rows]
+        columns.append(Column(f"selected\n{short_name(key)}", tuple(_aligned(values, "")), right=_numeric(values)))
+    columns.append(Column("teacher\ntop-1 (%)", tuple(_range(r.teacher_top1) for r in rows), right=True))
+    sizes = tuple(f"{r.param_count:.3g}" if r.param_count is not None else "" for r in rows)
+    columns.append(Column("size\n(M)", sizes, right=True))
+    times = tuple(f"{r.train_time:,.0f}" if r.train_time is not None else "" for r in rows)
+    columns.append(Column("train\n(s)", times, right=True))
+    return columns
+
+
+def _factor_column(key: str, rows: Sequence[CellResult]) -> Column:
+    values = [r.factors.get(key) for r in rows]
+    return Column(f"\n{short_name(key)}", tuple(_aligned(values, NOT_APPLICABLE)), right=_numeric(values))
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _aligned(values: Sequence[Any], absent: str) -> list[str]:
+    """Values of one key; floats with the decimals the longest of them needs, at most three significant digits."""
+    floats = [float(f"{value:.3g}") for value in values if isinstance(value, float)]
+    plain = all(value == 0 or 1e-4 <= abs(value) < 1e6 for value in floats)
+    decimals = max((len(f"{value:f}".rstrip("0").partition(".")[2]) for value in floats), default=0)
+    texts = []
+    for value in values:
+        if value is None:
+            texts.append(absent)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            texts.append(show(value))
+        elif floats and plain:
+            texts.append(f"{float(f'{value:.3g}') if isinstance(value, float) else value:.{decimals}f}")
+        else:
+            texts.append(f"{value:,}" if isinstance(value, int) else f"{value:.3g}")
+    return texts
+
+
+def _digits(rows: Sequence[CellResult]) -> int:
+    """Decimals that show the spread: one for percentages, more where the spread is smaller than that would show."""
+    spreads = [e.sd for r in rows for e in (r.test, r.difference) if e is not None and e.sd]
+    if not spreads:
+        return 1 if rows[0].test_metric.partition("_")[2] in QUANTITIES else 3
+    digits = min(6, max(1, 1 - math.floor(math.log10(5 * sorted(spreads)[len(spreads) // 2]))))
+    told = [r.difference for r in rows if r.difference and r.difference.verdict in ("better", "worse")]
+    bounds = [bound for d in told for bound in (d.low, d.high) if bound]
+    # A difference told apart from 0 is not shown as 0.
+    return digits + any(float(f"{bound:.{digits}f}") == 0 for bound in bounds)
+
+
+def _estimates(estimates: Sequence[Estimate | None], digits: int) -> list[str]:
+    spread = max((len(f"{e.sd:.{digits}f}") for e in estimates if e and e.sd is not None), default=0)
+    whole = max((len(f"{e.mean:.{digits}f}") for e in estimates if e), default=0)
+    texts = []
+    for found in estimates:
+        if found is None:
+            texts.append("")
+            continue
+        plus_minus = f" ± {found.sd:{spread}.{digits}f}" if found.sd is not None else " " * (spread + 3) * bool(spread)
+        texts.append(f"{found.mean:{whole}.{digits}f}{plus_minus} ({found.n})")
+    return texts
+
+
+def _mean(found: Estimate | None, digits: int) -> str:
+    return "" if found is None else f"{found.mean:.{digits}f}"
+
+
+def _differences(rows: Sequence[CellResult], digits: int) -> list[str]:
+    found = [r.difference for r in rows]
+    bounds = [(d.mean, d.low, d.high) if d else () for d in found]
+    signed = [["" if value is None else signed_text(value, digits) for value in three] for three in bounds]
+    widths = [max((len(parts[i]) for parts in signed if parts), default=0) for i in range(3)]
+    texts = []
+    for parts in signed:
+        if not parts:
+            texts.append("")
+            continue
+        interval = f" [{parts[1]:>{widths[1]}}, {parts[2]:>{widths[2]}}]" if parts[1] else ""
+        texts.append(f"{parts[0]:>{widths[0]}}{interval}")
+    return texts
+
+
+def signed_text(value: float, digits: int) -> str:
+    """A difference with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def _seeds_to_tell(result: CellResult) -> str:
+    found = result.difference
+    if found is None or found.verdict != "not distinguishable" or found.seeds_needed is None:
+        return ""
+    return f"{found.seeds_needed:,}"
+
+
+def _range(bounds: tuple[float, float] | None) -> str:
+    if bounds is None:
+        return ""
+    low, high = (f"{bound:.1f}" for bound in bounds)
+    return low if low == high else f"{low}–{high}"
+
+
+def _missing(result: CellResult) -> str:
+    counts = result.counts
+    named = [(counts.failed, "failed"), (counts.diverged, "diverged"), (counts.pruned, "pruned"), (counts.due, "due")]
+    said = [f"{count} {name}" for count, name in named if count]
+    return f"{', '.join(said)} of {counts.complete + sum(count for count, _ in named)}" if said else ""
+
+
+def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
+    if not rows:
+        return ["no cells"]
+    metric = quantity_title(rows[0].metric).removesuffix(" (%)")
+    notes = [f"test: mean ± sample sd (n seeds) of the setting selected on validation {metric}; test scored once."]
+    differences = [r.difference for r in rows if r.difference]
+    compared = max((d.compared for d in differences), default=0)
+    if differences:
+        tests = f"paired t test, two-sided, 5 %, Holm-corrected over {compared} comparison{'s' * (compared != 1)}"
+        notes.append(
+            "difference: to the student alone with the same other factors, paired by seed, t interval of each alone. "
+            f"verdict: {tests if compared else 'needs 3 seeds on both sides'}."
+        )
+    if any(d.p is not None and d.sd == 0 for d in differences):
+        notes.append("no interval: every seed differs by the same amount; the exact sign test stands in for t.")
+    if any(_seeds_to_tell(r) for r in rows):
+        notes.append("seeds to tell: pairs that would tell the observed difference by itself (5 %, 80 % power).")
+    if any_best:
+        notes.append("* best mean of those better than the student alone; not tested against each other.")
+    presets = sorted({preset for r in rows for preset in r.presets})
+    if len(presets) > 1:
+        notes.append(f"mixed presets ({', '.join(presets)}): rows of different presets are not comparable.")
+    variants = sorted({variant for r in rows for variant in r.variants} - {"official"})
+    if variants:
+        notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
+    return notes
+
+
+def _hashable(value: Any) -> Any:
+    return repr(value) if isinstance(value, dict | list) else value

@@ -1,0 +1,217 @@
+"""Selection, pairing, verdicts and counts of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from raybench.config.plan import Cell, Setting, label
+from raybench.config.trial import (
+    DatasetConfig,
+    DistillationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TeacherConfig,
+    TrialConfig,
+)
+from raybench.report.comparison import CellResult, Counts, compare
+
+ALPHA = "distillation.alpha"
+
+
+def trial(alpha: float, lr: float, seed: int) -> TrialConfig:
+    return TrialConfig(
+        dataset=DatasetConfig(name="digits", val_size=100),
+        model=ModelConfig(name="resnet8"),
+        distillation=DistillationConfig(type="hard", alpha=alpha, teacher=TeacherConfig(name="vit_digits")),
+        optimizer=OptimizerConfig(lr=lr),
+        seed=seed,
+    )
+
+
+def cell(alpha: float, seeds: int = 3, lrs: Sequence[float] = (0.1,)) -> Cell:
+    settings = tuple(Setting({"optimizer.lr": lr}, tuple(trial(alpha, lr, s) for s in range(seeds))) for lr in lrs)
+    return Cell(label({ALPHA: alpha}), {ALPHA: alpha}, label({ALPHA: 0.0}) if alpha else None, settings)
+
+
+def row(alpha: float, lr: float, seed: int, top1: float | None, status: str = "complete") -> dict[str, Any]:
+    return {
+        "trial_id": trial(alpha, lr, seed).trial_id,
+        "status": status,
+        "eval_top1": top1,
+        "test_top1": None if top1 is None else top1 - 1,
+    }
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def rows_of(tops: Mapping[float, Sequence[float]], lr: float = 0.1) -> list[dict[str, Any]]:
+    return [row(alpha, lr, seed, top) for alpha, values in tops.items() for seed, top in enumerate(values)]
+
+
+def compared(tops: Mapping[float, Sequence[float]], **options: Any) -> list[CellResult]:
+    seeds = max(len(values) for values in tops.values())
+    return compare([cell(alpha, seeds) for alpha in tops], frame(rows_of(tops)), **options)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    from scipy import stats
+
+    # Seeds differ by far more than the effect: only pairing can tell.
+    alone, taught = [60.0, 70.0, 80.0, 90.0], [61.1, 70.9, 81.0, 91.0]
+    base, result = compared({0.0: alone, 0.5: taught})
+    found = result.difference
+    assert found is not None
+    assert base.difference is None
+    assert [seed for seed, _ in found.by_seed] == [0, 1, 2, 3]
+    test = stats.ttest_rel(taught, alone)
+    interval = test.confidence_interval(0.95)
+    # Two implementations of the same sums: rounding only.
+    assert (found.p, found.low, found.high) == pytest.approx((test.pvalue, interval.low, interval.high), rel=1e-6)
+    assert (found.verdict, found.compared, found.p_holm) == ("better", 1, found.p)
+    assert result.test is not None
+    assert result.test.n == 4
+    assert result.test.mean == pytest.approx(75.0)
+
+
+def test_pairs_are_matched_by_seed_not_by_position() -> None:
+    rows = [row(0.0, 0.1, seed, 70 + 5 * seed) for seed in range(5)]
+    rows += [row(0.5, 0.1, seed, 72 + 5 * seed + 0.1 * seed) for seed in (4, 1, 3)]
+    found = compare([cell(0.0, 5), cell(0.5, 5)], frame(rows))[1].difference
+    assert found is not None
+    assert [seed for seed, _ in found.by_seed] == [1, 3, 4]
+    assert [value for _, value in found.by_seed] == pytest.approx([2.1, 2.3, 2.4])
+
+
+def test_the_correction_spans_all_comparisons() -> None:
+    alone = [70.0, 71.0, 72.0]
+    near = [70.8, 72.0, 73.3]
+    (_, alone_result), family = (
+        compared({0.0: alone, 0.5: near}),
+        compared({0.0: alone, 0.5: near, 0.6: [70.3, 70.8, 72.1], 0.7: [69.9, 71.4, 72.0], 0.9: [70.2, 70.9, 71.7]}),
+    )
+    single, corrected = alone_result.difference, family[1].difference
+    assert single is not None
+    assert corrected is not None
+    assert corrected.p == single.p
+    assert corrected.p_holm == pytest.approx(4 * (single.p or 0))
+    assert (single.verdict, corrected.verdict) == ("better", "not distinguishable")
+    assert corrected.compared == 4
+
+
+@pytest.mark.parametrize(
+    ("taught", "verdict"),
+    [
+        ([72.0, 73.1, 74.0], "better"),
+        ([68.0, 69.1, 70.0], "worse"),
+        ([70.0, 71.5, 71.6], "not distinguishable"),
+        ([70.0, 71.0, 72.0], "not distinguishable"),
+        # Equal differences leave t undefined; three seeds are no proof.
+        ([72.0, 73.0, 74.0], "not distinguishable"),
+        ([75.0, 76.1], "too few seeds"),
+    ],
+)
+def test_verdicts(taught: list[float], verdict: str) -> None:
+    found = compared({0.0: [70.0, 71.0, 72.0], 0.5: taught})[1].difference
+    assert found is not None
+    assert found.verdict == verdict
+    assert (found.p is None) == (verdict == "too few seeds")
+
+
+def test_lower_is_better_turns_the_verdict_but_not_the_difference() -> None:
+    found = compared({0.0: [70.0, 71.0, 72.0], 0.5: [68.0, 69.1, 70.0]}, mode="min")[1].difference
+    assert found is not None
+    assert found.mean < 0
+    assert found.verdict == "better"
+
+
+def test_selecting_on_a_loss_leaves_accuracy_upwards() -> None:
+    rows = [{**entry, "eval_loss": 1.0} for entry in rows_of({0.0: [70.0, 71.0, 72.0], 0.5: [72.0, 73.1, 74.0]})]
+    result = compare([cell(0.0), cell(0.5)], frame(rows), metric="eval_loss", mode="min")[1]
+    assert result.difference is not None
+    assert (result.test_mode, result.difference.verdict) == ("max", "better")
+
+
+def test_selection_is_on_validation_only() -> None:
+    rows = rows_of({0.0: [80.0, 80.0, 80.0]}, lr=0.1)
+    rows += [{**entry, "test_top1": 99.0} for entry in rows_of({0.0: [79.0, 79.0, 79.0]}, lr=0.2)]
+    (result,) = compare([cell(0.0, lrs=(0.2, 0.1))], frame(rows))
+    assert result.tuned == {"optimizer.lr": 0.1}
+    assert result.test is not None
+    assert result.test.mean == 79.0
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "pruned", "running", None])
+def test_an_incomplete_setting_never_beats_a_complete_one(status: str | None) -> None:
+    rows = rows_of({0.0: [99.0, 99.0]}, lr=0.2) + rows_of({0.0: [50.0, 50.0, 50.0]}, lr=0.1)
+    if status is not None:
+        rows.append(row(0.0, 0.2, 2, None, status))
+    (result,) = compare([cell(0.0, lrs=(0.2, 0.1))], frame(rows))
+    assert result.tuned == {"optimizer.lr": 0.1}
+    counts = {"complete": 5, "due": 1} if status in ("running", None) else {"complete": 5, str(status): 1}
+    assert result.counts == Counts(**counts)
+
+
+def test_among_incomplete_settings_more_seeds_come_first() -> None:
+    rows = rows_of({0.0: [99.0]}, lr=0.2) + rows_of({0.0: [50.0, 52.0]}, lr=0.1)
+    (result,) = compare([cell(0.0, lrs=(0.2, 0.1))], frame(rows))
+    assert result.tuned == {"optimizer.lr": 0.1}
+    assert result.validation is not None
+    assert (result.validation.n, result.validation.mean) == (2, 51.0)
+
+
+def test_minimising_selects_the_lowest() -> None:
+    rows = rows_of({0.0: [3.0] * 3}, lr=0.2) + rows_of({0.0: [2.0] * 3}, lr=0.1)
+    (result,) = compare([cell(0.0, lrs=(0.2, 0.1))], frame(rows), mode="min")
+    assert result.tuned == {"optimizer.lr": 0.1}
+
+
+def test_a_cell_without_a_complete_trial_has_no_numbers() -> None:
+    rows = [row(0.5, 0.1, 0, None, "failed"), row(0.5, 0.1, 1, 70.0, "pruned"), row(0.5, 0.1, 2, None, "diverged")]
+    for trials in (frame(rows), pl.DataFrame()):
+        _, result = compare([cell(0.0), cell(0.5)], trials)
+        numbers = (result.test, result.validation, result.difference, result.train_time, result.teacher_top1)
+        assert numbers == (None,) * 5
+        assert result.tuned == {}
+    assert compare([cell(0.0), cell(0.5)], frame(rows))[1].counts == Counts(failed=1, diverged=1, pruned=1)
+
+
+def test_missing_and_not_finite_metrics_are_left_out_never_zero() -> None:
+    rows = rows_of({0.0: [70.0, 71.0, 72.0]})
+    rows[1]["test_top1"] = None
+    rows[2]["test_top1"] = float("nan")
+    (result,) = compare([cell(0.0)], frame(rows))
+    assert result.test is not None
+    assert (result.test.n, result.test.mean, result.test.sd) == (1, 69.0, None)
+    assert result.by_seed == ((0, 69.0),)
+
+
+def test_median_time_size_teacher_presets_and_variants() -> None:
+    same = {"param_count": 0.08, "preset": "quick", "dataset_variant": "embedded"}
+    rows = [
+        row(0.5, 0.1, seed, 70.0) | same | {"train_time": time, "teacher_top1": teacher}
+        for seed, (time, teacher) in enumerate([(10.0, 96.0), (12.0, 95.5), (30.0, None)])
+    ]
+    (_, result) = compare([cell(0.0), cell(0.5)], frame(rows))
+    assert (result.train_time, result.param_count, result.teacher_top1) == (12.0, 0.08, (95.5, 96.0))
+    assert (result.presets, result.variants) == (("quick",), ("embedded",))
+
+
+def test_false_better_rate_without_an_effect() -> None:
+    draws = np.random.default_rng(7).normal(70, 1, (500, 2, 4))
+    verdicts = []
+    cells = [cell(0.0, 4), cell(0.5, 4)]
+    trial_ids = [trial.trial_id for each in cells for trial in each.settings[0].trials]
+    for tops in draws.reshape(500, 8).tolist():
+        rows = {"trial_id": trial_ids, "status": ["complete"] * 8, "eval_top1": tops, "test_top1": tops}
+        found = compare(cells, pl.DataFrame(rows))[1].difference
+        verdicts.append(found.verdict if found else "")
+    # Half of 5 % on either side; 3.3 standard errors of a share of 0.025 in 500.
+    assert verdicts.count("better") / 500 == pytest.approx(0.025, abs=0.023)
+    assert verdicts.count("worse") / 500 == pytest.approx(0.025, abs=0.023)

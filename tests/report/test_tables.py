@@ -1,0 +1,206 @@
+"""The printed comparison: a golden table, any width, markdown, and published rows beneath."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from raybench.config.plan import Cell, Setting, label
+from raybench.config.trial import (
+    DatasetConfig,
+    DistillationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TeacherConfig,
+    TrialConfig,
+)
+from raybench.report.comparison import CellResult, compare
+from raybench.report.references import differing
+from raybench.report.sheet import signed_text
+from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
+from raybench.results.published import PublishedRow, PublishedSetting, published
+
+ALPHA, KIND, SIZE = "distillation.alpha", "distillation.type", "dataset.train_size"
+
+# (alpha, kind, train size) -> status and validation top-1 of seeds 0, 1, 2; the test is 1 lower. None: never begun.
+CASES: dict[tuple[float, str, int], list[tuple[str, float | None] | None]] = {
+    (0.0, "", 500): [("complete", 70.0), ("complete", 71.0), ("complete", 72.0)],
+    (0.25, "soft", 500): [("complete", 73.0), ("complete", 74.2), ("complete", 75.0)],
+    (0.5, "hard", 500): [("complete", 70.2), ("complete", 72.0), ("diverged", None)],
+    (0.5, "soft", 500): [("complete", 70.4), ("complete", 70.5), ("complete", 72.6)],
+    (0.0, "", 1000): [("complete", 80.0), ("complete", 80.5), ("complete", None)],
+    (0.25, "soft", 1000): [("failed", None), ("pruned", 60.0), None],
+    (0.5, "hard", 1000): [("complete", 80.9), None, None],
+}
+
+GOLDEN = """\
+reversed
+preset quick
+
+                    test              difference                                seeds  validation  not                             selected    teacher  train
+train  alpha  kind  top-1 (%)         95 % interval      verdict              to tell   top-1 (%)  complete                              lr  top-1 (%)    (s)
+-------------------------------------------------------------------------------------------------------------------------------------------------------------
+  500   0.00  –     70.0 ± 1.0 (3)                       student alone                       71.0                                      0.03                12
+  500   0.25  soft  73.1 ± 1.0 (3) *  +3.1 [+2.8, +3.4]  better                              74.1                                      0.03       96.2     12
+  500   0.50  hard  70.1 ± 1.3 (2)    +0.6 [-4.5, +5.7]  too few seeds                       71.1  1 diverged of 3                     0.03       96.2     12
+  500   0.50  soft  70.2 ± 1.2 (3)    +0.2 [-1.3, +1.6]  not distinguishable       99        71.2                                      0.03       96.2     12
+
+1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2                                      0.03                12
+1,000   0.25  soft                                                                                 1 failed, 1 pruned, 1 due of 3
+1,000   0.50  hard  79.9       (1)    +0.9               too few seeds                       80.9  2 due of 3                          0.03       96.2     12
+
+test: mean ± sample sd (n seeds) of the setting selected on validation top-1; test scored once.
+difference: to the student alone with the same other factors, paired by seed, t interval of each alone. verdict: paired
+  t test, two-sided, 5 %, Holm-corrected over 2 comparisons.
+seeds to tell: pairs that would tell the observed difference by itself (5 %, 80 % power).
+* best mean of those better than the student alone; not tested against each other.
+data: embedded; not a reproduction of results on the official split."""  # noqa: E501
+
+
+def case_cell(alpha: float, kind: str, size: int) -> Cell:
+    def trial(seed: int) -> TrialConfig:
+        teacher = TeacherConfig(name="vit_digits") if alpha else None
+        return TrialConfig(
+            dataset=DatasetConfig(name="digits", train_size=size, val_size=100),
+            model=ModelConfig(name="resnet8"),
+            distillation=DistillationConfig(type="soft" if kind == "soft" else "hard", alpha=alpha, teacher=teacher),
+            optimizer=OptimizerConfig(lr=0.03),
+            schedule=ScheduleConfig(epochs=20),
+            seed=seed,
+        )
+
+    factors: dict[str, Any] = {ALPHA: alpha, **({KIND: kind} if kind else {}), SIZE: size}
+    baseline = label({ALPHA: 0.0, SIZE: size}) if alpha else None
+    return Cell(label(factors), factors, baseline, (Setting({"optimizer.lr": 0.03}, tuple(map(trial, range(3)))),))
+
+
+@pytest.fixture(scope="module")
+def results() -> list[CellResult]:
+    cells, rows = [], []
+    for (alpha, kind, size), seeds in CASES.items():
+        cells.append(case_cell(alpha, kind, size))
+        for trial, outcome in zip(cells[-1].settings[0].trials, seeds, strict=True):
+            if outcome is None:
+                continue
+            status, top1 = outcome
+            rows.append(
+                {
+                    "trial_id": trial.trial_id,
+                    "status": status,
+                    "eval_top1": top1,
+                    "test_top1": None if top1 is None else top1 - 1,
+                    "train_time": 12.0,
+                    "teacher_top1": 96.25 if alpha else None,
+                    "preset": "quick",
+                    "dataset_variant": "embedded",
+                }
+            )
+    return compare(cells, pl.DataFrame(rows, infer_schema_length=None))
+
+
+def numbers(text: str) -> list[str]:
+    return sorted(re.findall(r"[+-]?\d[\d,]*\.?\d*", text))
+
+
+def test_golden_table(results: list[CellResult]) -> None:
+    assert "\n".join(comparison_lines(results, "reversed")) == GOLDEN
+
+
+@pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 50])
+def test_every_number_survives_any_width(results: list[CellResult], width: int) -> None:
+    lines = comparison_lines(results, "reversed", width=width)
+    assert max(map(len, lines)) <= width
+    text, whole = "\n".join(lines), "\n".join(comparison_lines(results, "reversed"))
+    assert set(numbers(text)) == set(numbers(whole))
+
+
+@pytest.mark.parametrize("width", [30, 12])
+def test_narrow_lines_are_a_block_a_cell(results: list[CellResult], width: int) -> None:
+    text = "\n".join(comparison_lines(results, "reversed", width=width))
+    assert {"+3.1", "73.1", "96.2"} <= set(numbers(text))
+    assert text.count("alpha=") == len(CASES)
+
+
+@pytest.mark.parametrize("width", [200, 120, 80])
+def test_the_terminal_table_fits_and_says_what_it_leaves_out(results: list[CellResult], width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(comparison_table(results, "reversed", published("deit_reverse"), width=width))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    assert "73.1 ± 1.0 (3) *" in text
+    assert ("left out at this width" in text) == (width < 160)
+
+
+def test_only_a_real_best_is_marked(results: list[CellResult]) -> None:
+    text = "\n".join(comparison_lines(results, "reversed"))
+    # The highest mean of 1,000 images has one seed only: no mark there.
+    assert [line.split()[:3] for line in text.splitlines() if " * " in line] == [["500", "0.25", "soft"]]
+
+
+def test_markdown(results: list[CellResult]) -> None:
+    text = comparison_markdown(results, "deit_reverse", published("deit_reverse"))
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert len(table) == 2 + len(CASES)
+    assert "**73.1 ± 1.0 (3)**" in table[3]
+    assert "deit\\_reverse" in text
+    assert "about 72 %" in text
+
+
+def test_a_sweep_without_a_student_alone_has_no_verdicts(results: list[CellResult]) -> None:
+    from dataclasses import replace
+
+    text = "\n".join(comparison_lines([replace(r, baseline=None, difference=None) for r in results], "sizes"))
+    assert "verdict" not in text
+    assert "difference" not in text
+    assert "no cells" in "\n".join(comparison_lines([], "nothing"))
+
+
+def test_published_rows_say_what_differs(results: list[CellResult]) -> None:
+    text = " ".join(" ".join(comparison_lines(results, "reversed", published("deit_reverse"))).split())
+    assert "published, as printed in the source, not measured here" in text
+    assert "Jeong and Arnoud" in text
+    assert "about 72 %" in text
+    assert "not comparable: data set digits, not cifar100; model resnet8, not resnet50" in text
+    assert "preset quick, not paper" in text
+
+
+def test_the_published_setting_is_recognised(results: list[CellResult]) -> None:
+    from dataclasses import replace
+
+    row = PublishedRow(
+        sweep="s",
+        model="ResNet-8",
+        model_name="resnet8",
+        setting=PublishedSetting(dataset="digits", train_size=500, epochs=20, pretrained=False),
+        metric="top1",
+        value=70.5,
+        source="a paper",
+    )
+    alone = next(result for result in results if result.label == label({ALPHA: 0.0, SIZE: 500}))
+    same = replace(alone, presets=("paper",), variants=("official",))
+    assert differing(row, same) == ()
+    assert "same setting as ours" in "\n".join(comparison_lines([same], "t", [row]))
+    assert differing(row, alone) == ("data embedded, not official", "preset quick, not paper")
+    longer = row.model_copy(update={"setting": row.setting.model_copy(update={"epochs": 200})})
+    assert differing(longer, same) == ("epochs 20, not 200",)
+    unknown = row.model_copy(update={"setting": row.setting.model_copy(update={"train_size": None})})
+    assert differing(unknown, same) == ("train size 500, theirs not stated",)
+
+
+def test_few_test_images_get_a_binomial_interval(results: list[CellResult]) -> None:
+    text = " ".join(comparison_lines(results, "t", published("train_size")))
+    assert "23.60 % [20.1, 27.5]" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-1.25, "-1.2")])
+def test_signs(value: float, text: str) -> None:
+    assert signed_text(value, 1) == text
