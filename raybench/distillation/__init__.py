@@ -1,0 +1,1 @@
+"""Distillation: losses (pure), teachers (frozen models that see the student's view), and the cache of their logits."""

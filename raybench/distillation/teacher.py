@@ -1,0 +1,71 @@
+"""A frozen teacher that is shown the student's own view, resized and normalised for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from raybench.data.views import normalise
+from raybench.models import BuiltModel
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """What is known of a prepared teacher; kept beside its weights and copied into the rows of its students."""
+
+    key: str
+    name: str
+    prepare: str
+    eval_top1: float
+    """Top-1 (%) on the validation split."""
+    test_top1: float
+    """Top-1 (%) on the test set."""
+    chance_top1: float
+    param_count: float
+    """Millions."""
+    prepare_time: float
+    """Seconds."""
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether it knows hardly more than a guess: less than twice chance."""
+        return self.eval_top1 < 2 * self.chance_top1
+
+    def save(self, folder: Path) -> None:
+        """Write beside the weights; last, so that a folder with a record is whole."""
+        target = folder / "teacher.json"
+        draft = folder / ".teacher.json.tmp"
+        draft.write_text(json.dumps(asdict(self), indent=1))
+        draft.replace(target)
+
+    @classmethod
+    def load(cls, folder: Path) -> TeacherRecord | None:
+        """The record in a folder, or none where the teacher is not (wholly) prepared."""
+        try:
+            return cls(**json.loads((folder / "teacher.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+class Teacher:
+    """A model in eval mode, without gradients, that maps uint8 views to logits."""
+
+    def __init__(self, built: BuiltModel, device: torch.device, autocast: torch.dtype | None = None) -> None:
+        self.module = built.module.to(device).eval().requires_grad_(False)
+        self.mean, self.std, self.image_size = built.mean, built.std, built.image_size
+        self.device = device
+        self.autocast = autocast
+
+    @torch.no_grad()
+    def logits(self, views: Tensor) -> Tensor:
+        """uint8 views (B, C, H, W) -> float16 logits (B, classes), the precision in which the cache keeps them."""
+        images = normalise(views.to(self.device), self.mean, self.std, self.image_size)
+        context = torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
+        with context:
+            output: Tensor = self.module(images)
+        return output.to(torch.float16)
