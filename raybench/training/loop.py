@@ -1,0 +1,176 @@
+"""The one training loop: epochs of steps, each followed by validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raybench.config.trial import TrialConfig
+from raybench.training.batches import PlainImages, TrainingImages
+from raybench.training.checkpoints import State
+from raybench.training.device import Device
+from raybench.training.metrics import Totals
+from raybench.training.optimizers import learning_rate, make_optimizer
+from raybench.training.tasks import Task
+
+EVAL_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; `metrics` by column name (train_loss, eval_top1, …), `parts` the terms of the loss."""
+
+    epoch: int
+    """Epochs finished, from 1."""
+    lr: float
+    metrics: dict[str, float]
+    parts: dict[str, float]
+    train_time: float
+    eval_time: float
+    train_samples_per_sec: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the training loss is a number."""
+        return math.isfinite(self.metrics["train_loss"])
+
+
+class Run:
+    """A task in training: everything a checkpoint holds, and how to go on from one."""
+
+    def __init__(
+        self, config: TrialConfig, task: Task, training: TrainingImages, validation: PlainImages, device: Device
+    ) -> None:
+        self.config = config
+        self.task = task
+        self.training = training
+        self.validation = validation
+        self.device = device
+        self.optimizer = make_optimizer(config.optimizer, task.module)
+        self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+        self.epoch = 0
+        self.best_epoch = 0
+        self.best_value = -math.inf
+        self.best_weights: dict[str, Tensor] = {}
+
+    def train_epoch(self) -> Epoch:
+        """One epoch of training and its validation."""
+        self.device.synchronise()
+        start = time.perf_counter()
+        totals, parts = self._train()
+        self.device.synchronise()
+        trained = time.perf_counter()
+        evaluated = evaluate(self.task, self.validation, self.device)
+        self.device.synchronise()
+        ended = time.perf_counter()
+        self.epoch += 1
+        train = totals.result()
+        losses = {name: (value / len(self.training)).item() for name, value in parts.items()}
+        loss = losses.pop("loss")
+        return Epoch(
+            epoch=self.epoch,
+            lr=self.optimizer.param_groups[0]["lr"],
+            metrics={"train_loss": loss, "train_top1": train["top1"], **{f"eval_{k}": v for k, v in evaluated.items()}},
+            parts=losses,
+            train_time=trained - start,
+            eval_time=ended - trained,
+            train_samples_per_sec=len(self.training) / (trained - start),
+        )
+
+    def keep_best(self, value: float) -> None:
+        """Remember these weights if `value` (larger is better) is the best so far; a tie keeps the earlier epoch."""
+        if value > self.best_value:
+            self.best_value, self.best_epoch = value, self.epoch
+            self.best_weights = {
+                name: tensor.detach().clone() for name, tensor in self.task.module.state_dict().items()
+            }
+
+    def use_best(self) -> None:
+        """Put the best epoch's weights back into the model."""
+        self.task.module.load_state_dict(self.best_weights)
+
+    def _train(self) -> tuple[Totals, dict[str, Tensor]]:
+        self.task.train()
+        totals = Totals(self.device.device, ("top1",))
+        sums: dict[str, Tensor] = {}
+        steps = math.ceil(len(self.training) / self.config.batch_size)
+        for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
+            # A step's rate is that of its middle: neither the first of a warm-up nor the last of a cosine is wasted at 0.
+            rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.epoch + (step + 0.5) / steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            with self.device.autocast():
+                result = self.task.step(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(result["loss"]).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            with torch.no_grad():
+                totals.add(result.pop("output"), batch.labels)
+                for name, value in result.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach() * len(batch.labels)
+        return totals, sums
+
+    def state(self) -> State:
+        """Everything needed to go on: a flat dict of tensors and plain values."""
+        return {
+            "config": self.config.model_dump_json(),
+            "epoch": self.epoch,
+            "model": self.task.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "best_weights": self.best_weights,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state_all() if self.device.device.type == "cuda" else [],
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a checkpoint, random-number states included."""
+        self.task.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
+        self.best_weights = {name: tensor.to(self.device.device) for name, tensor in state["best_weights"].items()}
+        torch.set_rng_state(state["rng"])
+        if state["rng_cuda"]:
+            torch.cuda.set_rng_state_all(state["rng_cuda"])
+
+
+@torch.no_grad()
+def evaluate(task: Task, images: PlainImages, device: Device) -> dict[str, float]:
+    """loss, top1 (%) and top5 (%) over all images, in eval mode."""
+    task.module.eval()
+    totals = Totals(device.device)
+    for views, labels in images.batches(EVAL_BATCH):
+        with device.autocast():
+            output = task.logits(views)
+        totals.add(output, labels)
+    return totals.result()
+
+
+def train(run: Run, until: int, score: Callable[[Epoch], float], after_epoch: Callable[[Run, Epoch], bool]) -> bool:
+    """Train to epoch `until`. `score` says how good an epoch is (larger is better); `after_epoch` returns False to stop.
+
+    Returns False when stopped, by `after_epoch` or by a loss that is not finite.
+    """
+    while run.epoch < until:
+        epoch = run.train_epoch()
+        if epoch.finite:
+            run.keep_best(score(epoch))
+        if not after_epoch(run, epoch) or not epoch.finite:
+            return False
+    return True
+
+
+def signed(value: float, mode: str) -> float:
+    """The metric with larger being better; what is not a number is worst."""
+    if not math.isfinite(value):
+        return -math.inf
+    return value if mode == "max" else -value

@@ -1,0 +1,158 @@
+"""What can only be checked with the data and the models at hand, all of it before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from raybench.config.names import nearest
+from raybench.config.plan import Plan, first_values, make_setting, show
+from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
+from raybench.data import ImageData, load
+from raybench.data import names as dataset_names
+from raybench.data.splits import split
+from raybench.data.views import view_table
+from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
+from raybench.models import count_parameters, exists, weights_available
+from raybench.models import nearest as nearest_models
+from raybench.training.ingredients import make_model
+from raybench.training.metrics import METRIC_NAMES
+from raybench.training.recorder import Setup
+
+Where = Callable[[str], str]
+"""Dotted key -> where it was set: the command line, or file and line."""
+
+
+@dataclass
+class Checked:
+    """What the checks learned."""
+
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    """Training images a data set has, validation included."""
+    students: dict[str, int] = field(default_factory=dict)
+    """Model -> parameters with this sweep's number of classes."""
+    teachers: dict[str, int] = field(default_factory=dict)
+
+
+def check(plan: Plan, data_root: Path | None, where: Where) -> Checked:
+    """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong."""
+    faults: dict[str, None] = {}
+    if plan.sweep.metric.name not in METRIC_NAMES:
+        near = nearest(plan.sweep.metric.name, METRIC_NAMES) or list(METRIC_NAMES)
+        faults[
+            f'{where("metric.name")}: metric.name = "{plan.sweep.metric.name}": unknown metric; nearest: {", ".join(near)}'
+        ] = None
+    checked = Checked()
+    data: dict[str, ImageData] = {}
+    trials = _distinct(plan)
+    for dataset in {trial.dataset.name: trial.dataset for trial in trials}.values():
+        _open(dataset, data_root, data, faults, where)
+    for trial in trials:
+        if (found := data.get(trial.dataset.name)) is None:
+            continue
+        _split(trial.dataset, found, faults, where)
+        for key, model in _models(trial):
+            _model(key, model, trial.dataset, found, data_root, checked, faults, where)
+    if faults:
+        _raise(list(faults))
+    checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
+    checked.variants = {name: each.variant for name, each in data.items()}
+    checked.images = {name: len(each.train_labels) for name, each in data.items()}
+    return checked
+
+
+def _raise(faults: list[str]) -> None:
+    missing = [fault for fault in faults if fault.startswith("\0")]
+    if missing and len(missing) == len(faults):
+        raise DataError("\n".join(fault.removeprefix("\0") for fault in faults))
+    raise ConfigError([fault.removeprefix("\0") for fault in faults])
+
+
+def _distinct(plan: Plan) -> list[TrialConfig]:
+    """One trial for each distinct part that is checked here, since seeds and learning rates change none of it."""
+    seen: dict[str, TrialConfig] = {}
+    for cell in plan.cells:
+        settings = cell.settings or (make_setting(plan.sweep, cell.factors, first_values(plan.sweep)),)
+        for setting in settings:
+            trial = setting.trials[0]
+            parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
+            seen.setdefault(" ".join(part.model_dump_json() if part else "" for part in parts), trial)
+    return list(seen.values())
+
+
+def _open(
+    dataset: DatasetConfig, data_root: Path | None, data: dict[str, ImageData], faults: dict[str, None], where: Where
+) -> None:
+    known = dataset_names()
+    if dataset.name not in known:
+        near = nearest(dataset.name, known) or list(known)
+        place = where("dataset.name")
+        faults[
+            f'{place}: dataset.name = "{dataset.name}": unknown data set; nearest: {", ".join(near)} (raybench list datasets)'
+        ] = None
+        return
+    try:
+        found = load(dataset.name, data_root)
+    except DataError as error:
+        faults[f"\0{error}"] = None
+        return
+    if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
+        faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = None
+        return
+    data[dataset.name] = found
+
+
+def _split(dataset: DatasetConfig, data: ImageData, faults: dict[str, None], where: Where) -> None:
+    try:
+        split(data.train_labels, dataset.val_size, dataset.train_size)
+    except DataError as error:
+        faults[f"{where('dataset.train_size')}: dataset.train_size = {dataset.train_size}: {error}"] = None
+    try:
+        view_table(1, dataset.augment, dataset.views)
+    except DataError as error:
+        faults[f"{where('dataset.views')}: dataset.views = {dataset.views}: {error}"] = None
+
+
+def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:
+    models: list[tuple[str, ModelConfig]] = [("model", trial.model)]
+    own = trial.teacher_trial()
+    if own is not None:
+        models.append(("distillation.teacher", own.model))
+    return models
+
+
+def _model(
+    key: str,
+    model: ModelConfig,
+    dataset: DatasetConfig,
+    data: ImageData,
+    data_root: Path | None,
+    checked: Checked,
+    faults: dict[str, None],
+    where: Where,
+) -> None:
+    place = where(f"{key}.name")
+    if not exists(model.name):
+        near = ", ".join(nearest_models(model.name))
+        hint = f"; nearest: {near}" if near else ""
+        faults[f'{place}: {key}.name = "{model.name}": unknown model{hint} (raybench list models)'] = None
+        return
+    counted = checked.students if key == "model" else checked.teachers
+    try:
+        weights_available(model, data_root / "weights" if data_root else None)
+        with torch.device("meta"):
+            bare = model.model_copy(update={"weights": "none"})
+            built = make_model(bare, dataset, data, Setup(data_root=data_root))
+        counted[model.name] = count_parameters(built.module)
+    except WeightsError as error:
+        faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = None
+    except RaybenchError as error:
+        faults[f"{place}: {key}: {error}"] = None
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        faults[f"{place}: {key}.name = {model.name} cannot be built for {dataset.name}: {text}"] = None

@@ -1,0 +1,185 @@
+"""Teachers made ready once, on the whole training part, and shared by all trials, seeds and sweeps that ask for the same one.
+
+A prepared teacher is a folder in the cache: `weights.safetensors`, `teacher.json` (written last) and, a set of views, a folder of logits.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import filelock
+import torch
+from safetensors.torch import load_file, save_file
+
+from raybench.config.folders import cache_root
+from raybench.config.trial import TrialConfig
+from raybench.data.splits import split
+from raybench.distillation.cache import LogitCache, cache_key
+from raybench.distillation.teacher import Teacher, TeacherRecord
+from raybench.models import count_parameters
+from raybench.training.batches import PlainImages, TrainingImages
+from raybench.training.checkpoints import Checkpoints
+from raybench.training.device import Device, choose_device
+from raybench.training.ingredients import Ingredients, gather, load_data, make_model
+from raybench.training.loop import Epoch, Run, evaluate, signed, train
+from raybench.training.recorder import Setup
+from raybench.training.tasks import CachedTeacher, Classification, LiveTeacher, TeacherLogits
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TeacherWanted:
+    """A teacher that due trials need: an example of them, and the most images any of them trains on."""
+
+    example: TrialConfig
+    images: int
+
+
+def teacher_key(config: TrialConfig) -> str:
+    """Identity of a prepared teacher: its own trial, and how it is prepared."""
+    own, teacher = config.teacher_trial(), config.canonical().distillation.teacher
+    assert own is not None
+    assert teacher is not None
+    return cache_key(trial=own.trial_id, prepare=teacher.prepare)
+
+
+def teacher_folder(config: TrialConfig) -> Path:
+    """Where the teacher of this trial is or will be."""
+    return cache_root() / "teachers" / teacher_key(config)
+
+
+def ensure_teacher(config: TrialConfig, setup: Setup, say: Progress = lambda _: None) -> TeacherRecord:
+    """The record of this trial's teacher, prepared now if nobody has yet. Others wait for whoever prepares it."""
+    folder = teacher_folder(config)
+    if (record := TeacherRecord.load(folder)) is not None:
+        return record
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        if (record := TeacherRecord.load(folder)) is not None:
+            return record
+        return _prepare(config, setup, folder, say)
+
+
+def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> TeacherRecord:
+    own, teacher = config.teacher_trial(), config.canonical().distillation.teacher
+    assert own is not None
+    assert teacher is not None
+    start = time.perf_counter()
+    device = choose_device(own.precision)
+    ingredients = gather(own, setup, device)
+    task = Classification(ingredients.built, device.device, own.label_smoothing, head_only=teacher.prepare == "head")
+    if teacher.prepare != "none":
+        _train(Run(own, task, ingredients.training, ingredients.validation, device), folder, say)
+    scores = {
+        "eval": evaluate(task, ingredients.validation, device),
+        "test": evaluate(task, _test_images(ingredients, device), device),
+    }
+    draft = folder / ".weights.tmp"
+    save_file({name: tensor.contiguous().cpu() for name, tensor in task.module.state_dict().items()}, draft)
+    draft.replace(folder / "weights.safetensors")
+    record = TeacherRecord(
+        key=folder.name,
+        name=teacher.name,
+        prepare=teacher.prepare,
+        eval_top1=scores["eval"]["top1"],
+        test_top1=scores["test"]["top1"],
+        chance_top1=100 / len(ingredients.data.classes),
+        param_count=count_parameters(task.module) / 1e6,
+        prepare_time=time.perf_counter() - start,
+    )
+    record.save(folder)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return record
+
+
+def _test_images(ingredients: Ingredients, device: Device) -> PlainImages:
+    return PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device)
+
+
+def _train(run: Run, folder: Path, say: Progress) -> None:
+    """The one loop, on the teacher; its best epoch on validation is kept."""
+    checkpoints = Checkpoints(folder / "checkpoints", every_s=30)
+    torch.manual_seed(run.config.seed)
+    if (state := checkpoints.newest()) is not None:
+        run.restore(state)
+
+    def after_epoch(run: Run, epoch: Epoch) -> bool:
+        say(f"epoch {run.epoch}/{run.config.schedule.epochs}, validation top-1 {epoch.metrics['eval_top1']:.1f} %")
+        if epoch.finite and checkpoints.due():
+            checkpoints.save(run.state())
+        return True
+
+    train(run, run.config.schedule.epochs, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), after_epoch)
+    if run.best_weights:
+        run.use_best()
+
+
+def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
+    """The prepared teacher of a trial as a frozen model."""
+    teacher = config.canonical().distillation.teacher
+    assert teacher is not None
+    own = config.teacher_trial()
+    assert own is not None
+    data = load_data(config.dataset, setup)
+    bare = own.model.model_copy(update={"weights": "none"})
+    built = make_model(bare, config.dataset, data, setup)
+    # mean, std and size belong to the weights the teacher began with, not to the ones it has now.
+    if own.model.weights != "none":
+        begun = make_model(own.model, config.dataset, data, setup)
+        built = replace(begun, module=built.module)
+    built.module.load_state_dict(load_file(teacher_folder(config) / "weights.safetensors"))
+    return Teacher(built, device.device, device.autocast_dtype)
+
+
+def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | None = None) -> LogitCache:
+    """The teacher's logits for all views of the first `images` training images (none: this trial's train size), computed where missing."""
+    data = load_data(config.dataset, setup)
+    everything = split(data.train_labels, config.dataset.val_size, "all").train
+    wanted = (
+        len(split(data.train_labels, config.dataset.val_size, config.dataset.train_size).train)
+        if images is None
+        else images
+    )
+    shown = config.dataset.model_copy(update={"train_size": "all"})
+    views = TrainingImages(data, everything[:1], shown, torch.device("cpu")).views
+    key = cache_key(
+        data=data.fingerprint,
+        val_size=config.dataset.val_size,
+        augment=config.dataset.augment,
+        views=views,
+        image_size=config.dataset.image_size,
+        precision=device.precision,
+        device=device.device.type,
+    )
+    cache = LogitCache(teacher_folder(config) / f"logits-{key}", len(everything), views, len(data.classes))
+    if cache.missing(wanted):
+        training = TrainingImages(data, everything, shown, device.device)
+        teacher = load_teacher(config, setup, device)
+        cache.fill(
+            wanted, lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
+        )
+    return cache
+
+
+def teacher_logits(
+    config: TrialConfig, setup: Setup, training: TrainingImages, device: Device
+) -> tuple[TeacherLogits, TeacherRecord]:
+    """Where this trial's teacher logits come from, and what is known of the teacher."""
+    record = ensure_teacher(config, setup)
+    if config.distillation.cache == "off":
+        return LiveTeacher(load_teacher(config, setup, device)), record
+    return CachedTeacher(fill_cache(config, setup, device).rows(len(training), device.device)), record
+
+
+def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progress = lambda _: None) -> TeacherRecord:
+    """Prepare the teacher and, where the trials use the cache, its logits: what the trials would else wait for."""
+    torch.set_num_threads(setup.threads)
+    record = ensure_teacher(config, setup, say)
+    if config.distillation.cache == "prefill":
+        fill_cache(config, setup, choose_device(config.precision), images)
+    return record

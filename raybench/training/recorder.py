@@ -1,0 +1,125 @@
+"""What a trial leaves behind: its rows, its TensorBoard events, its checkpoints. The trial writes them itself, wherever it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raybench.config.trial import TrialConfig
+from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.store import Store
+from raybench.training.checkpoints import Checkpoints, State
+from raybench.training.loop import Epoch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and for whom a trial runs. Nothing here decides its numbers, so nothing here is part of its identity."""
+
+    sweep: str = ""
+    preset: str = ""
+    results: Path | None = None
+    """The sweep's folder; none leaves nothing behind."""
+    data_root: Path | None = None
+    metric: str = "eval_top1"
+    mode: str = "max"
+    cpu: float = 1.0
+    gpu: float = 0.0
+    trial_time_s: float | None = None
+    checkpoint_every_s: float = 5.0
+    env: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one trial: its share, at least one."""
+        return max(1, int(self.cpu))
+
+
+def device_share(setup: Setup) -> float:
+    """How much of a device a trial occupies: its share of a GPU, or on a CPU its share of the node's cores."""
+    if setup.gpu > 0:
+        return setup.gpu
+    return min(1.0, setup.cpu / (os.cpu_count() or 1))
+
+
+class Recorder:
+    """Rows, events and checkpoints of one attempt of one trial."""
+
+    def __init__(self, config: TrialConfig, cell: str, setup: Setup, folder: Path) -> None:
+        self.config = config
+        self.store = Store(folder)
+        self.checkpoints = Checkpoints(folder / "checkpoints" / config.trial_id, setup.checkpoint_every_s)
+        self.rows: list[EpochRow] = []
+        self.row = TrialRow(
+            trial_id=config.trial_id,
+            setting_id=config.setting_id,
+            sweep=setup.sweep,
+            preset=setup.preset,
+            cell=cell,
+            status=Status.RUNNING,
+            attempt=self.store.next_attempt(config.trial_id),
+            seed=config.seed,
+            node=socket.gethostname(),
+            started=datetime.now(UTC),
+            config=config.flat(),
+            env=setup.env,
+        )
+        self._folder = folder
+        self._board: Any = None
+
+    def start(self, state: State | None, **known: Any) -> None:
+        """Say that the trial runs, and take over the rows of the epochs that a checkpoint holds."""
+        from raybench.results.tensorboard import TrialBoard
+
+        done = state["epoch"] if state else 0
+        self.rows = [row for row in self.store.last_epochs(self.config.trial_id) if row.epoch <= done]
+        self.row = replace(self.row, epochs=done, failures=self.row.attempt - 1, **known)
+        self.store.write_trial(self.row)
+        shown = {key: value for key, value in self.config.flat().items() if value is not None}
+        self._board = TrialBoard(
+            self._folder / "tensorboard", self.config.trial_id, shown, ("test_top1", "eval_top1"), done
+        )
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Commit an epoch's row, then show it."""
+        row = EpochRow(
+            trial_id=self.config.trial_id,
+            attempt=self.row.attempt,
+            epoch=epoch.epoch,
+            lr=epoch.lr,
+            train_time=epoch.train_time,
+            eval_time=epoch.eval_time,
+            train_samples_per_sec=epoch.train_samples_per_sec,
+            parts=epoch.parts,
+            **epoch.metrics,
+        )
+        self.rows.append(row)
+        self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
+        self._board.epoch(row)
+
+    def save(self, state: State) -> None:
+        """Keep a checkpoint."""
+        self.checkpoints.save(state)
+
+    def pause(self) -> None:
+        """The trial stops at a rung and stays `running`: its row says how far it is."""
+        self.row = replace(self.row, epochs=len(self.rows))
+        self.store.write_trial(self.row)
+        self._board.close(Status.RUNNING, {})
+
+    def settle(self, status: Status, reason: str | None = None, **known: Any) -> None:
+        """The last row of the trial; its checkpoints are no longer needed."""
+        self.row = replace(
+            self.row, status=status, reason=reason, epochs=len(self.rows), ended=datetime.now(UTC), **known
+        )
+        self.store.write_trial(self.row)
+        if self._board is not None:
+            finals = {
+                name: value for name in ("test_top1", "eval_top1") if (value := getattr(self.row, name)) is not None
+            }
+            self._board.close(status, finals)
+        self.checkpoints.clear()
