@@ -1,0 +1,203 @@
+"""The driver: teachers first, then one Tuner over the plan's jobs, then an orderly end, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import Any, Protocol
+
+import psutil
+import ray
+from ray import tune
+
+from raybench.cluster.jobs import pack_setup, unpack_setup
+from raybench.cluster.schedulers import make_scheduler
+from raybench.cluster.searcher import Observer, PlanSearcher
+from raybench.cluster.session import largest_node
+from raybench.cluster.trainables import TRAINABLES
+from raybench.config.plan import Plan
+from raybench.config.trial import TrialConfig
+from raybench.distillation.teacher import TeacherRecord
+from raybench.errors import RaybenchError
+from raybench.results.store import Store
+from raybench.search.search import Search
+from raybench.training.preparation import TeacherWanted, prepare_teacher
+from raybench.training.recorder import Setup
+
+
+class Stopped(BaseException):
+    """A signal or the time budget ended the sweep; not an Exception, so that nothing on the way swallows it."""
+
+    def __init__(self, number: int | None) -> None:
+        self.number = number
+        super().__init__(number)
+
+
+class Stop:
+    """Remembers the first signal; the second ends everything at once."""
+
+    def __init__(self, time_budget_s: float | None) -> None:
+        self.number: int | None = None
+        self.deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Signal handler."""
+        if self.number is not None:
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            os._exit(128 + number)
+        self.number = number
+
+    def check(self) -> None:
+        """Raise Stopped if it is time. Called from the driver's own loop, since an exception in a handler is lost inside Ray."""
+        if self.number is not None:
+            raise Stopped(self.number)
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise Stopped(None)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle SIGINT, SIGTERM and SIGHUP inside."""
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Watch(tune.Callback):
+    """Tune's hooks: asks whether to stop, and keeps the reason of what died."""
+
+    def __init__(self, stop: Stop, searcher: PlanSearcher) -> None:
+        self.stop = stop
+        self.searcher = searcher
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; nothing of this one is worth keeping."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
+        """Several times a second, in the main thread."""
+        self.stop.check()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """A worker died more often than `max_failures` allows."""
+        self.searcher.reasons[trial.trial_id] = died(trial)
+
+
+def died(trial: Any) -> str:
+    """One line on why a trial's workers died."""
+    error = trial.get_error()
+    text = str(error).strip().splitlines()[0] if error is not None and str(error).strip() else "no message"
+    times = trial.num_failures
+    return f"its worker died {times} time{'s' if times != 1 else ''}; last: {text[:300]}"
+
+
+class TeacherObserver(Protocol):
+    """Who is told of teachers."""
+
+    def teacher_started(self, config: TrialConfig) -> None:
+        """A teacher is being prepared."""
+        ...
+
+    def teacher_ready(self, config: TrialConfig, record: TeacherRecord) -> None:
+        """A teacher is ready."""
+        ...
+
+
+def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: TeacherObserver) -> None:
+    """Prepare each teacher in a worker that has a whole node's CPUs, one after the other. Raises RaybenchError when one fails."""
+    node = largest_node()
+    cpus = max(1.0, node.get("CPU", 1.0))
+    gpus = 1.0 if node.get("GPU", 0.0) >= 1 and setup.gpu > 0 else 0.0
+    everything = replace(setup, cpu=cpus, gpu=gpus)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_prepare_remotely)
+    for teacher in wanted:
+        observer.teacher_started(teacher.example)
+        future = remote.remote(teacher.example.model_dump_json(), pack_setup(everything), teacher.images)
+        while not ray.wait([future], timeout=0.2)[0]:
+            stop.check()
+        try:
+            fault, content = ray.get(future)
+        except ray.exceptions.RayError as error:
+            raise RaybenchError(f"teacher could not be prepared: {str(error).splitlines()[0]}") from None
+        if fault:
+            raise RaybenchError(f"teacher could not be prepared: {fault}")
+        observer.teacher_ready(teacher.example, TeacherRecord(**content))
+
+
+def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None, dict[str, Any]]:
+    try:
+        record = prepare_teacher(TrialConfig.model_validate_json(config), unpack_setup(setup), images)
+    except RaybenchError as error:
+        return str(error), {}
+    return None, asdict(record)
+
+
+def slots(plan: Plan, resources: dict[str, float], max_concurrent: int | None) -> int:
+    """Trials at a time. Raises RaybenchError when the cluster can never run one."""
+    wanted = plan.sweep.resources
+    faults = [
+        f"resources.{name} = {amount:g}: no node has so many (the largest has {largest_node().get(name.upper(), 0):g})"
+        for name, amount in (("cpu", wanted.cpu), ("gpu", wanted.gpu))
+        if amount > largest_node().get(name.upper(), 0.0)
+    ]
+    if faults:
+        raise RaybenchError("; ".join(faults))
+    fits = resources.get("CPU", 0.0) // wanted.cpu
+    if wanted.gpu > 0:
+        fits = min(fits, resources.get("GPU", 0.0) // wanted.gpu)
+    return max(1, int(min(fits, max_concurrent) if max_concurrent else fits))
+
+
+def run(
+    plan: Plan, search: Search, setup: Setup, *, width: int, stop: Stop, observer: Observer, verbose: bool = False
+) -> None:
+    """Run everything that is due. Raises Stopped when told to stop; rows are written by the trials themselves."""
+    assert setup.results is not None
+    resources = plan.sweep.resources
+    store = Store(setup.results)
+    searcher = PlanSearcher(search, setup, store, observer, width)
+    # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next one is
+    # just starting, that start is cancelled, and trials shorter than a start would run on a single worker for ever.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)
+    scratch = setup.results / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TRAINABLES["image_classification"], {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=make_scheduler(plan.sweep.scheduler, _epochs(plan)),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{plan.sweep.name}",
+                storage_path=str(scratch.absolute()),
+                failure_config=tune.FailureConfig(max_failures=plan.sweep.limits.max_failures),
+                callbacks=[Watch(stop, searcher)],
+                verbose=1 if verbose else 0,
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _name(trial: Any) -> str:
+    return f"{trial.trial_id}"
+
+
+def _epochs(plan: Plan) -> int:
+    return max(trial.schedule.epochs for trial in plan.trials())

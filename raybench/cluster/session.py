@@ -1,0 +1,94 @@
+"""A Ray session: started here or joined, with its token in a file of our own, and ended without leaving a process behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from raybench.config.folders import cache_root
+from raybench.errors import RaybenchError
+
+FORWARDED = ("RAYBENCH_CACHE", "RAYBENCH_DATA", "RAYBENCH_SWEEPS", "HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME")
+"""Variables a joined cluster's workers are given as they are here."""
+
+QUIET = {
+    # Ray's own file loggers write a JSON and a CSV a trial and cost a second each; our rows replace them.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # We end with our own exit codes and our own last words.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Resume reads our rows, so Tune's snapshots of the experiment are only cost.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def configure(address: str | None) -> None:
+    """Set Ray's environment. Ray reads some of it when it is imported, so this comes before anything that imports it."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        _own_token()
+
+
+@contextlib.contextmanager
+def session(address: str | None = None, verbose: bool = False) -> Iterator[dict[str, float]]:
+    """A Ray session; yields the cluster's resources. Raises RaybenchError when `address` cannot be joined."""
+    configure(address)
+    import ray
+
+    level = logging.INFO if verbose else logging.CRITICAL
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(level)
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level, "configure_logging": True}
+    if address is None:
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local"}
+    else:
+        options |= {
+            "address": address,
+            "runtime_env": {"env_vars": {k: os.environ[k] for k in FORWARDED if k in os.environ}},
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise RaybenchError(
+            f"cannot {'start Ray' if address is None else f'join the Ray cluster at {address!r}'}: {str(error).splitlines()[0]}"
+        ) from None
+    try:
+        yield dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
+
+
+def _own_token() -> None:
+    """Token authentication with a file only we can read, instead of the world-readable one Ray writes into the home folder."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path = cache_root() / "ray_token"
+    if not path.exists() or not path.read_text().strip():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".ray_token.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        draft.replace(path)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def gpus_at(address: str) -> float:
+    """GPUs of the cluster at an address, to choose the preset."""
+    with session(address) as resources:
+        return resources.get("GPU", 0.0)
+
+
+def largest_node() -> dict[str, float]:
+    """CPUs and GPUs of the node with the most CPUs."""
+    import ray
+
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(nodes, key=lambda resources: resources.get("CPU", 0.0), default={})

@@ -1,0 +1,65 @@
+"""Ray trainables: one a task, thin around `raybench.training`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ray import tune
+
+from raybench.cluster.jobs import pack_outcomes, unpack_job, unpack_setup
+from raybench.results.schema import Status
+from raybench.training.trial import Outcome, run_trial
+
+
+class ImageTrainable(tune.Trainable):
+    """Classification and distillation of images. One step is the way to the next rung; the trial itself writes its rows.
+
+    A worker serves many trials in turn (`reuse_actors`); each begins in `run_trial`, which sets every seed, thread count and mode anew.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the first job."""
+        self._take(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another job; nothing of the one before stays."""
+        self._take(new_config)
+        return True
+
+    def _take(self, config: dict[str, Any]) -> None:
+        self.job = unpack_job(config["job"])
+        self.where = unpack_setup(config["setup"])
+        self.rung = 0
+
+    def step(self) -> dict[str, Any]:
+        """Train every trial of the job to the next rung; `score` is the mean of their metric there, larger being better."""
+        until = self.job.rungs[self.rung]
+        outcomes = [run_trial(trial, self.where, self.job.cell, until) for trial in self.job.trials]
+        self.rung += 1
+        settled = all(outcome.status != Status.RUNNING for outcome in outcomes)
+        scores = [self._score(outcome, until) for outcome in outcomes]
+        return {
+            "score": sum(scores) / len(scores),
+            "epoch": until,
+            "outcomes": pack_outcomes(outcomes),
+            "done": settled or self.rung == len(self.job.rungs),
+        }
+
+    def _score(self, outcome: Outcome, rung: int) -> float:
+        value = outcome.scores.get(rung)
+        # Finite, since a scheduler compares quantiles: what diverged or failed is worse than anything.
+        if value is None or not math.isfinite(value):
+            return -1e9
+        return value if self.where.mode == "max" else -value
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:  # noqa: ARG002
+        """Nothing: the trial keeps its own checkpoints in the results folder."""
+        return
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: the trial goes on from its own."""
+
+
+TRAINABLES = {"image_classification": ImageTrainable}
+"""Task -> trainable."""

@@ -1,0 +1,1 @@
+"""The commands behind the console script and `raybench.sweep`, one a file."""

@@ -1,0 +1,52 @@
+"""`raybench list models|datasets|sweeps`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from raybench.config.load import list_sweeps, read_document
+from raybench.errors import RaybenchError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what there is of a kind, a line each."""
+    parse = argparse.ArgumentParser(prog="raybench list", description="What there is, a line each.")
+    parse.add_argument("kind", choices=("models", "datasets", "sweeps"))
+    parse.add_argument("filter", nargs="?", default="", help="only names that contain this")
+    args = parse.parse_args(argv)
+    if args.kind == "sweeps":
+        print_sweeps(args.filter)
+    elif args.kind == "datasets":
+        from raybench.data import names
+
+        print("\n".join(name for name in names() if args.filter in name))
+    else:
+        _print_models(args.filter)
+    return 0
+
+
+def print_sweeps(wanted: str = "") -> None:
+    """Each sweep with its question."""
+    sweeps = {name: path for name, path in list_sweeps().items() if wanted in name}
+    width = max((len(name) for name in sweeps), default=0)
+    for name, path in sweeps.items():
+        try:
+            question = read_document(path).question
+        except RaybenchError as error:
+            question = f"(unreadable: {str(error).splitlines()[0]})"
+        print(f"{name:<{width}}  {question}")
+
+
+def _print_models(wanted: str) -> None:
+    from raybench.models import names
+
+    own = [name for name in names() if wanted in name]
+    print("\n".join(own))
+    from timm import list_models
+
+    others = [name for name in list_models() if wanted in name]
+    if wanted:
+        print("\n".join(others))
+    else:
+        print(f"and {len(others)} timm models by their timm names (raybench list models WORD shows those with WORD)")

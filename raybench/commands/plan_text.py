@@ -1,0 +1,124 @@
+"""The plan as it is printed before anything starts: what, how much, and at what cost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from raybench.commands.sweeping import Sweep
+from raybench.config.plan import short_key
+from raybench.config.trial import get
+from raybench.report.progress import seconds_text
+from raybench.report.statistics import detectable_difference
+from raybench.training.cost import START_S, Estimator
+from raybench.training.recorder import device_share
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough cost of what is due."""
+
+    costs: dict[str, float]
+    """Trial id -> seconds by itself."""
+    wall_s: float
+    device_hours: float
+
+
+def estimate(sweep: Sweep) -> Estimate:
+    """Two timed steps of each distinct model, times what is due."""
+    estimator = Estimator(sweep.setup)
+    due = sweep.due_trials()
+    costs = {trial.trial_id: estimator.trial_s(trial) for trial in due}
+    planned = sum(1 for _ in sweep.plan.trials())
+    # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
+    share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
+    seconds = sum(costs.values()) * share
+    teachers = sum(estimator.teacher_s(wanted) for wanted in sweep.teachers(due))
+    if sweep.setup.gpu == 0:
+        # A teacher has the whole node; its speed was timed on one trial's share.
+        teachers /= max(1, (os.cpu_count() or 1) // sweep.setup.threads)
+    return Estimate(
+        costs,
+        wall_s=teachers + seconds / sweep.local_width + START_S,
+        device_hours=(teachers + seconds * device_share(sweep.setup)) / 3600,
+    )
+
+
+def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
+    """The lines printed before a sweep starts."""
+    config = sweep.config
+    why = f" ({sweep.why_preset})" if sweep.why_preset else ""
+    settled, wanted = sweep.settled_trials, sweep.wanted_trials
+    price = (
+        f"about {seconds_text(cost.wall_s)}, {cost.device_hours:.2g} device-hours"
+        if settled < wanted
+        else "nothing due"
+    )
+    lines = [
+        f"{config.name} · {config.question}" if config.question else config.name,
+        f"preset {config.preset}{why} · {_data(sweep)} · {_models(sweep)}",
+        f"plan: {_grid(sweep)} = {wanted} trials, {settled} settled · {_resources(sweep)} · {price}",
+    ]
+    if len(config.seeds) > 1:
+        lines.append(f"      {_detectable(sweep)}")
+    if config.assumed and config.preset == "paper":
+        lines.append("assumed, since the source leaves it open: " + "; ".join(config.assumed))
+    return lines
+
+
+def _data(sweep: Sweep) -> str:
+    size = get(sweep.config.base, "dataset.image_size")
+    pixels = f", {size}x{size}" if size else ""
+    return ", ".join(f"{name} ({variant}){pixels}" for name, variant in sweep.checked.variants.items())
+
+
+def _models(sweep: Sweep) -> str:
+    def listed(models: dict[str, int]) -> str:
+        return ", ".join(f"{name} {_count(count)}" for name, count in models.items())
+
+    teachers = f", teacher {listed(sweep.checked.teachers)}" if sweep.checked.teachers else ""
+    return f"student {listed(sweep.checked.students)}{teachers} parameters"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
+
+
+def _grid(sweep: Sweep) -> str:
+    config = sweep.config
+    factors = " x ".join(short_key(key) for key in config.factors)
+    text = f"{len(sweep.plan.cells)} cell{'s' if len(sweep.plan.cells) != 1 else ''}" + (
+        f" ({factors})" if factors else ""
+    )
+    seeds = f"{len(config.seeds)} seed{'s' if len(config.seeds) != 1 else ''}"
+    if not config.tune.space:
+        return f"{text} x {seeds}"
+    number = config.tune.num_samples or max((len(cell.settings) for cell in sweep.plan.cells), default=0)
+    by = "" if config.tune.algorithm == "grid" else f" by {config.tune.algorithm}"
+    tuned = ", ".join(short_key(key) for key in config.tune.space)
+    text += f" x {number} setting{'s' if number != 1 else ''} of {tuned}{by}"
+    if config.tune.seeds == "first" and number > 1:
+        return f"{text} on the first seed, the selected one on {seeds}"
+    return f"{text} x {seeds}"
+
+
+def _resources(sweep: Sweep) -> str:
+    resources = sweep.config.resources
+    each = f"{resources.cpu:g} CPU" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
+    scheduler = "" if sweep.config.scheduler.name == "none" else f", {sweep.config.scheduler.name}"
+    if sweep.address:
+        return f"{each} a trial on the cluster at {sweep.address}{scheduler}"
+    return f"{sweep.local_width} at a time, {each} each{scheduler}"
+
+
+def _detectable(sweep: Sweep) -> str:
+    seeds = len(sweep.config.seeds)
+    spreads = sorted(d.sd for result in sweep.results() if (d := result.difference) and d.sd)
+    if spreads:
+        points = detectable_difference(seeds, spreads[len(spreads) // 2])
+        return f"{seeds} seeds show a difference of about {points:.1f} points or more (80 % power; spread from the rows there are)"
+    multiple = detectable_difference(seeds, 1.0)
+    return (
+        f"{seeds} seeds show a difference of about {multiple:.1f} standard deviations of a seed's difference, or more "
+        "(80 % power; in points once there are rows)"
+    )

@@ -1,0 +1,167 @@
+"""`python -m raybench.sweep NAME`: plan, run, table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from raybench.errors import ConfigError, RaybenchError
+
+EXIT_COMPLETE = 0
+EXIT_TROUBLE = 1
+EXIT_BAD_INPUT = 2
+
+
+def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(
+        prog=prog,
+        description="Run a sweep: what is missing of it, if it was begun before; then print its comparison table.",
+        epilog="exit codes: 0 all trials settled and none failed; 1 some failed or diverged, or the time budget ended; "
+        "2 bad input, nothing started; 130 or 143 stopped by a signal (the same command goes on).",
+    )
+    parse.add_argument("name", nargs="?", metavar="NAME|FILE", help="a sweep by name (--list) or a .yaml file")
+    parse.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="override a key; for an axis, replace the axis"
+    )
+    parse.add_argument(
+        "--preset", default="auto", help="paper, small, quick; auto: paper where there is a GPU, else quick"
+    )
+    parse.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, else ./data)"
+    )
+    parse.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="ROOT", help="folder of the sweeps' folders"
+    )
+    parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")
+    parse.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 … N-1")
+    parse.add_argument("--max-concurrent", type=positive, metavar="N", help="trials at a time, at most")
+    parse.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="TIME",
+        help="stop after so long (90, 90s, 30m, 2h); the same command goes on",
+    )
+    parse.add_argument("--address", help="join a running Ray cluster (auto, or host:port)")
+    parse.add_argument("--yes", action="store_true", help="start without asking, however long it takes")
+    parse.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parse.add_argument("--list", action="store_true", help="list the sweeps with their questions")
+    parse.add_argument(
+        "--rerun", action="append", default=[], metavar="failed|diverged|ID", help="run settled trials again"
+    )
+    parse.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
+    return parse
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number") from None
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
+    return number
+
+
+def duration(text: str) -> float:
+    """Seconds of a duration such as 90, 90s, 30m, 2h."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a duration above 0, such as 90, 30m or 2h")
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.sweep") -> int:
+    """Run the command; returns its exit code. Faults of the user's are a line each, never a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser(prog).parse_intermixed_args(arguments)
+    try:
+        if args.list:
+            from raybench.commands.list import print_sweeps
+
+            print_sweeps()
+            return EXIT_COMPLETE
+        if not args.name:
+            raise ConfigError(["command line: a sweep's NAME is missing (--list names them)"])
+        return _sweep(args, shlex.join([*shlex.split(prog), *arguments]))
+    except RaybenchError as error:
+        print_error(error)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python must not complain of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_TROUBLE
+
+
+def print_error(error: RaybenchError) -> None:
+    """One line a fault, on stderr."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, ConfigError):
+        count = len(error.problems)
+        print(f"{count} error{'s' if count != 1 else ''}, nothing started:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+    else:
+        print("\n       ".join(["error: " + lines[0], *lines[1:]]), file=sys.stderr)
+
+
+def _sweep(args: argparse.Namespace, command: str) -> int:
+    from raybench.commands.sweeping import Sweep
+
+    options: dict[str, Any] = {}
+    if args.seeds:
+        options["seeds"] = list(range(args.seeds))
+    if args.num_samples:
+        options["tune.num_samples"] = args.num_samples
+    data_root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
+    sweep = Sweep.load(
+        args.name,
+        preset=args.preset,
+        overrides=args.overrides,
+        options=options,
+        results=args.results,
+        data_root=data_root.expanduser().absolute() if data_root else None,
+        address=args.address,
+        max_concurrent=args.max_concurrent,
+        rerun=args.rerun,
+    )
+    from raybench.commands.plan_text import estimate, plan_lines
+
+    cost = estimate(sweep)
+    for line in plan_lines(sweep, cost):
+        sweep.say(line)
+    if args.dry_run:
+        return EXIT_COMPLETE
+    if not sweep.due:
+        return sweep.nothing_to_do()
+    if not confirmed(cost.device_hours, args.yes):
+        return EXIT_BAD_INPUT
+    return sweep.run(
+        command=command, estimate=cost, started=datetime.now(UTC), time_budget_s=args.time_budget, verbose=args.verbose
+    )
+
+
+def confirmed(device_hours: float, yes: bool) -> bool:
+    """Whether a plan above one device-hour may start: asked for with --yes, or by a person at a terminal."""
+    if yes or device_hours <= 1:
+        return True
+    what = f"about {device_hours:.1f} device-hours"
+    if not sys.stdin.isatty():
+        print(f"{what}: more than one device-hour is not started without --yes", file=sys.stderr)
+        return False
+    return input(f"{what}. Start? [y/N] ").strip().lower() in ("y", "yes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
