@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from raybench.config.load import list_sweeps, read_document
+from raybench.config.document import list_sweeps, read_document
 from raybench.errors import RaybenchError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """`RAYBENCH_CACHE`, else `raybench` in the user's cache folder. Decoded data, teachers and their logits live here."""
+    """`RAYBENCH_CACHE`, else `raybench` in the user's cache folder. Decoded data, teachers and logits lie here."""
     if named := os.environ.get("RAYBENCH_CACHE"):
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")

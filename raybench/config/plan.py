@@ -1,6 +1,7 @@
 """From a sweep to cells, settings and trials.
 
-A cell is one point of the grid of factors and is never pruned away; a setting is one choice of what is tuned inside it; a trial is a setting with a seed.
+A cell is one point of the grid of factors and is never pruned away; a setting is one choice of what is tuned inside it;
+a trial is a setting with a seed.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from raybench.config.faults import COMMAND_LINE, Faults, messages
+from raybench.config.space import axis_values, corners, draw, grid
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import TrialConfig, get, put
+from raybench.config.trial import TrialConfig, get, put, trial_keys
 from raybench.errors import ConfigError
 
 MAX_TRIALS = 100_000
@@ -41,6 +44,8 @@ class Cell:
     baseline: str | None
     """Label of the cell of the student alone with the same other factors; none for that cell itself."""
     settings: tuple[Setting, ...]
+    point: dict[str, Any] = field(default_factory=dict)
+    """Every factor with its value as the sweep file has it, from which more settings can be made."""
 
 
 @dataclass(frozen=True)
@@ -59,60 +64,122 @@ class Plan:
 
 def make_plan(sweep: SweepConfig) -> Plan:
     """Every cell of the grid with its settings. Raises ConfigError with each distinct fault of any point."""
-    points = math.prod(len(values) for values in sweep.factors.values())
-    tuned = math.prod(len(axis_values(v)) for v in sweep.tune.space.values()) if sweep.tune.algorithm == "grid" else 1
-    total = points * (tuned if sweep.tune.algorithm == "grid" else (sweep.tune.num_samples or 1)) * len(sweep.seeds)
-    if total > MAX_TRIALS:
-        raise ConfigError(
-            [
-                f"{sweep.name}: the grid has {total:,} trials; at most {MAX_TRIALS:,} are allowed. Shorten an axis, or use algorithm: random"
-            ]
-        )
-    faults: dict[str, None] = {}
+    _check_size(sweep)
+    # Faults that many points share are said once, with the first of them.
+    faults: dict[tuple[str, str], str] = {}
     cells: dict[str, Cell] = {}
+    baselines: dict[str, str | None] = {}
     for values in itertools.product(*sweep.factors.values()):
-        chosen = dict(zip(sweep.factors, values, strict=True))
+        point = dict(zip(sweep.factors, values, strict=True))
         try:
-            cell = make_cell(sweep, chosen)
-        except ValidationError as error:
-            where = ", ".join(f"{key} = {show(value)}" for key, value in chosen.items())
-            faults.update(
-                dict.fromkeys(
-                    f"{sweep.name}: {where}: {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
-                )
-            )
+            cell, baseline = make_cell(sweep, point)
+        except PointError as error:
+            for fault in messages(error.cause, trial_keys()):
+                faults.setdefault(fault, ", ".join(f"{key} = {show(value)}" for key, value in error.point.items()))
             continue
-        cells.setdefault(cell.label, cell)
-    if faults:
-        raise ConfigError(list(faults))
-    known = set(cells)
-    checked = (cell if cell.baseline in known else replace(cell, baseline=None) for cell in cells.values())
-    return Plan(sweep, tuple(checked))
-
-
-def make_cell(sweep: SweepConfig, chosen: dict[str, Any]) -> Cell:
-    """The cell at one point of the factors. Raises pydantic's ValidationError where the point is not a valid trial."""
-    settings: dict[str, Setting] = {}
-    for tuned in tuned_points(sweep):
-        setting = make_setting(sweep, chosen, tuned)
-        settings.setdefault(setting.trials[0].setting_id, setting)
-    example = trial_at(sweep, chosen | first_values(sweep))
-    factors = cell_factors(example, list(sweep.factors))
-    alone = trial_at(sweep, chosen | first_values(sweep) | {"distillation.alpha": 0.0})
-    baseline = label(cell_factors(alone, list(sweep.factors)))
-    own = label(factors)
-    return Cell(
-        own,
-        factors,
-        baseline if baseline != own and "distillation.alpha" in sweep.factors else None,
-        tuple(settings.values()),
+        key = _key(cell.factors)
+        if key not in cells:
+            cells[key], baselines[key] = cell, baseline
+    _raise_any(sweep, faults)
+    labels = _distinct_labels(cells)
+    return Plan(
+        sweep,
+        tuple(
+            replace(cell, label=labels[key], baseline=labels.get(baselines[key] or "")) for key, cell in cells.items()
+        ),
     )
+
+
+class PointError(Exception):
+    """One point of the grid is no valid trial."""
+
+    def __init__(self, point: dict[str, Any], cause: ValidationError) -> None:
+        self.point = point
+        self.cause = cause
+        super().__init__(point)
+
+
+def _check_size(sweep: SweepConfig) -> None:
+    points = math.prod(len(values) for values in sweep.factors.values())
+    if sweep.tune.algorithm == "grid":
+        settings = math.prod(len(axis_values(values)) for values in sweep.tune.space.values())
+    else:
+        settings = sweep.tune.num_samples or 1
+    if (total := points * settings * len(sweep.seeds)) > MAX_TRIALS:
+        shorter = "Shorten an axis, or use algorithm: random" if sweep.tune.algorithm == "grid" else "Ask for fewer"
+        parts = f"{points:,} cells x {settings:,} settings x {len(sweep.seeds):,} seeds"
+        raise ConfigError([f"{sweep.name}: {parts} = {total:,} trials; at most {MAX_TRIALS:,} are allowed. {shorter}"])
+
+
+def _raise_any(sweep: SweepConfig, faults: dict[tuple[str, str], str]) -> None:
+    found = Faults()
+    for (key, text), where in faults.items():
+        found.add(_place(sweep, key, text), f"{text} (at {where})" if where else text)
+    found.raise_any()
+
+
+def _place(sweep: SweepConfig, key: str, text: str) -> str:
+    """Where a rule between several keys is broken: the command line if it set a key that is named, else an axis."""
+    axes = (*sweep.factors, *sweep.tune.space)
+    related = [name for name in (*axes, *sweep.places) if _related(name, key)]
+    named = [sweep.places[name] for name in related if name in sweep.places and name.rpartition(".")[2] in text]
+    if COMMAND_LINE in named:
+        return COMMAND_LINE
+    return next((sweep.places[name] for name in related if name in sweep.places), sweep.name)
+
+
+def _related(axis: str, key: str) -> bool:
+    return f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}.")
+
+
+def _distinct_labels(cells: dict[str, Cell]) -> dict[str, str]:
+    """Key -> label; cells whose labels would read the same are told apart by all that their values hold."""
+    readers = Counter(cell.label for cell in cells.values())
+    return {key: cell.label if readers[cell.label] == 1 else f"{cell.label} {key}" for key, cell in cells.items()}
+
+
+def make_cell(sweep: SweepConfig, point: dict[str, Any]) -> tuple[Cell, str | None]:
+    """The cell at one point of the factors, and the key of the cell of the student alone.
+
+    Raises PointError where the point is not a valid trial with some choice of what is tuned.
+    """
+    keys, tuned_keys = list(sweep.factors), list(sweep.tune.space)
+    choices = tuned_points(sweep) or corners(sweep.tune.space)
+    trials = [_valid_trial(sweep, point | tuned) for tuned in choices]
+    settings: dict[str, Setting] = {}
+    if sweep.tune.algorithm != "tpe":
+        for tuned, trial in zip(choices, trials, strict=True):
+            if trial.setting_id not in settings:
+                settings[trial.setting_id] = Setting(tuned, _with_seeds(sweep, trial))
+    factors = cell_factors(trials, keys, tuned_keys)
+    baseline = None
+    if any(key.partition(".")[0] == "distillation" for key in keys):
+        alone = [trial_at(sweep, point | tuned | {"distillation.alpha": 0.0}) for tuned in choices]
+        baseline = _key(cell_factors(alone, keys, tuned_keys))
+    own = _key(factors)
+    cell = Cell(label(factors), factors, None, tuple(settings.values()), point)
+    return cell, baseline if baseline != own else None
+
+
+def _key(factors: dict[str, Any]) -> str:
+    """What makes two cells the same one."""
+    return json.dumps(factors, sort_keys=True)
+
+
+def _valid_trial(sweep: SweepConfig, values: dict[str, Any]) -> TrialConfig:
+    try:
+        return trial_at(sweep, values)
+    except ValidationError as error:
+        raise PointError(values, error) from None
 
 
 def make_setting(sweep: SweepConfig, chosen: dict[str, Any], tuned: dict[str, Any]) -> Setting:
     """One setting of a cell, with a trial a seed."""
-    trial = trial_at(sweep, chosen | tuned)
-    return Setting(tuned, tuple(trial.model_copy(update={"seed": seed}) for seed in sweep.seeds))
+    return Setting(tuned, _with_seeds(sweep, trial_at(sweep, chosen | tuned)))
+
+
+def _with_seeds(sweep: SweepConfig, trial: TrialConfig) -> tuple[TrialConfig, ...]:
+    return tuple(trial.model_copy(update={"seed": seed}) for seed in sweep.seeds)
 
 
 def trial_at(sweep: SweepConfig, values: dict[str, Any]) -> TrialConfig:
@@ -123,15 +190,16 @@ def trial_at(sweep: SweepConfig, values: dict[str, Any]) -> TrialConfig:
         put(content, key, json.loads(json.dumps(values[key])))
     trial = TrialConfig.model_validate(content)
     fingerprint = trial.dataset.fingerprint or sweep.fingerprints.get(trial.dataset.name, "")
+    if fingerprint == trial.dataset.fingerprint:
+        return trial
     return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"fingerprint": fingerprint})})
 
 
 def tuned_points(sweep: SweepConfig) -> Sequence[dict[str, Any]]:
-    """The settings tried in every cell: the grid, or random draws that are the same in each cell; none yet for `tpe`."""
+    """The settings tried in every cell: the grid, or random draws, the same in each cell; none yet for `tpe`."""
     space = sweep.tune.space
     if sweep.tune.algorithm == "grid":
-        grid = itertools.product(*(axis_values(values) for values in space.values()))
-        return [dict(zip(space, point, strict=True)) for point in grid]
+        return grid(space)
     if sweep.tune.algorithm == "random":
         return [draw(space, index) for index in range(sweep.tune.num_samples or 0)]
     return []
@@ -142,35 +210,31 @@ def first_values(sweep: SweepConfig) -> dict[str, Any]:
     return draw(sweep.tune.space, 0)
 
 
-def axis_values(values: Any) -> list[Any]:
-    """The points of a tuned axis of a grid."""
-    return list(values["choice"] if isinstance(values, dict) else values)
+def cell_factors(trials: Sequence[TrialConfig], keys: Sequence[str], tuned: Sequence[str] = ()) -> dict[str, Any]:
+    """The factors that matter for some of a cell's trials, with the values they really have.
+
+    A section is given by what differs from its defaults, without what is a factor or tuned for itself.
+    """
+    inert = frozenset.intersection(*(trial.inert() for trial in trials))
+    trial = trials[0].at_defaults(inert)
+    found: dict[str, Any] = {}
+    for key in keys:
+        if not any(key == name or key.startswith(f"{name}.") for name in inert):
+            found[key] = _value(trial, key, [other for other in (*keys, *tuned) if other.startswith(f"{key}.")])
+        elif key == "distillation.type" and "distillation.alpha" not in keys:
+            found[key] = "none"
+    return found
 
 
-def draw(space: dict[str, Any], index: int) -> dict[str, Any]:
-    """The `index`-th random point: a function of the key and the index alone, so a longer search begins with the shorter one."""
-    point = {}
-    for key, values in space.items():
-        source = random.Random(f"{key}:{index}")
-        kind, bounds = next(iter(values.items())) if isinstance(values, dict) else ("choice", values)
-        if kind == "choice":
-            point[key] = source.choice(bounds)
-        elif kind == "uniform":
-            point[key] = source.uniform(*bounds)
-        elif kind == "loguniform":
-            point[key] = math.exp(source.uniform(math.log(bounds[0]), math.log(bounds[1])))
-        else:
-            point[key] = source.randrange(*bounds)
-    return point
-
-
-def cell_factors(trial: TrialConfig, keys: Sequence[str]) -> dict[str, Any]:
-    """The factors that matter for this trial, with the values it really has."""
-    inert = trial.inert()
-    content = trial.canonical().model_dump(mode="json")
-    return {
-        key: get(content, key) for key in keys if not any(key == name or key.startswith(f"{name}.") for name in inert)
-    }
+def _value(trial: TrialConfig, key: str, apart: Sequence[str]) -> Any:
+    value = get(trial.model_dump(mode="json"), key)
+    if not isinstance(value, dict) or key.endswith(".options"):
+        return value
+    content = trial.model_dump(mode="json", exclude_defaults=True)
+    for other in apart:
+        section, _, last = other.rpartition(".")
+        (get(content, section) or {}).pop(last, None)
+    return get(content, key) or {}
 
 
 def label(factors: dict[str, Any]) -> str:
@@ -189,14 +253,12 @@ def short_key(key: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as it is printed in labels and tables: a section by its name, a float without noise."""
+    """A value as it is printed in labels and tables: a section by its name and what else it sets, a float in full."""
     if isinstance(value, dict):
-        rest = ",".join(
-            f"{key}={show(v)}" for key, v in value.items() if key in ("weights", "prepare") and v not in ("none", None)
-        )
-        return f"{value.get('name', '…')}({rest})" if rest else str(value.get("name", "…"))
+        rest = ",".join(f"{key}={show(inner)}" for key, inner in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", "default"))
     if isinstance(value, float):
-        return f"{value:g}"
+        return short if float(short := f"{value:g}") == value else repr(value)
     if isinstance(value, list | tuple):
         return "+".join(show(item) for item in value) or "none"
     return str(value)

@@ -1,15 +1,18 @@
-"""What a sweep is: a question put as factors (compared), tuning (selected on validation inside each cell) and seeds (repeated)."""
+"""What a sweep is: a question put as factors (compared), tuning (selected inside each cell) and seeds (repeated)."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from raybench.config.trial import PositiveInt, Section
+from raybench.config.trial import PositiveInt, Section, Seed
 
 Axis = Annotated[list[Any], Field(min_length=1)]
 DISTRIBUTIONS = ("loguniform", "uniform", "randint", "choice")
+LARGEST = 1e300
+"""Bounds of a distribution lie within this, so that their difference is a number too."""
 
 
 class MetricConfig(Section):
@@ -26,17 +29,16 @@ class TuneConfig(Section):
     num_samples: PositiveInt | None = None
     """Settings a cell; for `random` and `tpe` only, since a grid has as many as it has points."""
     seeds: Literal["every", "first"] = "every"
-    """Which seeds a setting is tuned on: every one, or the first, and only the selected setting is repeated on the rest."""
+    """Seeds a setting is tuned on: every one, or the first; then the selected setting alone is repeated on the rest."""
     space: dict[str, Any] = {}
     """Dotted key -> list of values, or one of {loguniform: [low, high]}, {uniform: …}, {randint: …}, {choice: […]}."""
 
     @field_validator("space")
     @classmethod
     def _known_shape(cls, space: dict[str, Any]) -> dict[str, Any]:
-        for key, values in space.items():
-            fault = _space_fault(values)
-            if fault:
-                raise ValueError(f"{key}: {fault}")
+        faults = [f"{key}: {fault}" for key, values in space.items() if (fault := space_fault(values))]
+        if faults:
+            raise ValueError("; ".join(faults))
         return space
 
     @model_validator(mode="after")
@@ -44,7 +46,8 @@ class TuneConfig(Section):
         if self.algorithm == "grid":
             if self.num_samples is not None:
                 raise ValueError(
-                    "num_samples means nothing for a grid (it has as many settings as points); use algorithm: random or tpe"
+                    "num_samples means nothing for a grid, which has as many settings as points; "
+                    "use algorithm: random or tpe"
                 )
             drawn = [key for key, values in self.space.items() if isinstance(values, dict) and "choice" not in values]
             if drawn:
@@ -60,22 +63,29 @@ class TuneConfig(Section):
         return self
 
 
-def _space_fault(values: Any) -> str | None:
+def space_fault(values: Any) -> str | None:
+    """What is wrong with a tuned axis as it is written; none for a list of values or a distribution."""
     if isinstance(values, list):
-        return None if values else "an empty list"
+        return None if values else "must not be empty"
     if not isinstance(values, dict):
         return f"{values!r}: must be a list of values or one of {', '.join(DISTRIBUTIONS)}"
     if len(values) != 1 or next(iter(values)) not in DISTRIBUTIONS:
-        return f"{{{', '.join(map(str, values))}: …}}: allowed are {', '.join(DISTRIBUTIONS)}"
+        return f"{{{', '.join(f'{kind}: …' for kind in values)}}}: must be one of {', '.join(DISTRIBUTIONS)}"
     kind, bounds = next(iter(values.items()))
-    if not isinstance(bounds, list) or not bounds:
+    if not isinstance(bounds, list):
         return f"{kind}: must be a list"
     if kind == "choice":
-        return None
+        return None if bounds else "choice: must not be empty"
+    return _bounds_fault(kind, bounds)
+
+
+def _bounds_fault(kind: str, bounds: list[Any]) -> str | None:
     if len(bounds) != 2 or any(isinstance(b, bool) or not isinstance(b, int | float) for b in bounds):
         return f"{kind}: must be [low, high]"
     if kind == "randint" and any(not isinstance(b, int) for b in bounds):
         return f"{kind}: low and high must be whole numbers"
+    if any(math.isnan(b) or abs(b) > LARGEST for b in bounds):
+        return f"{kind}: low and high must be finite numbers"
     if not bounds[0] < bounds[1]:
         return f"{kind}: low = {bounds[0]} must be below high = {bounds[1]}"
     if kind == "loguniform" and bounds[0] <= 0:
@@ -133,7 +143,7 @@ class SweepConfig(Section):
     """What the source leaves open and this file decided."""
     factors: dict[str, Axis] = {}
     tune: TuneConfig = TuneConfig()
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Strict(False), Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     scheduler: SchedulerConfig = SchedulerConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -155,12 +165,22 @@ class SweepConfig(Section):
         both = sorted(set(self.factors) & set(self.tune.space))
         if both:
             raise ValueError(f"{', '.join(both)}: either a factor (compared) or tuned (selected), not both")
-        if self.scheduler.name != "none" and self.tune.seeds == "first":
+        if self.scheduler.name == "none":
+            return self
+        if self.tune.seeds == "first":
             raise ValueError(
                 "a scheduler judges settings on all their seeds; tune.seeds = first goes with scheduler none"
             )
-        if self.scheduler.name == "halving" and self.tune.algorithm == "tpe":
-            raise ValueError("halving goes with grid or random; tpe goes with scheduler none")
-        if self.scheduler.name == "asha" and self.tune.algorithm == "tpe":
-            raise ValueError("asha goes with grid or random; tpe goes with scheduler none")
+        if self.tune.algorithm == "tpe":
+            raise ValueError(f"{self.scheduler.name} goes with grid or random; tpe goes with scheduler none")
+        if uneven := sorted({"schedule", "schedule.epochs"} & set(self.tune.space)):
+            raise ValueError(
+                f"{', '.join(uneven)}: a scheduler judges settings at the same epochs; compare lengths as factors"
+            )
         return self
+
+
+TOP_KEYS = tuple(
+    name for name in SweepConfig.model_fields if name not in ("name", "question", "preset", "fingerprints", "places")
+)
+"""What a sweep file may hold beside `presets`, and a preset too."""

@@ -1,6 +1,7 @@
 """What a trial is: one fully resolved configuration with its seed, and its identity.
 
-The dotted names of these fields are the keys of a sweep file, of the command line and, behind `config/`, of the result tables.
+The dotted names of these fields are the keys of a sweep file, of the command line and, behind `config/`, of the result
+tables.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
@@ -18,6 +20,8 @@ RECIPE_VERSION = 1
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes, NumPy's being the narrowest."""
 Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
 AUGMENTATION = re.compile(r"crop[1-9]\d*|hflip")
 
@@ -54,7 +58,8 @@ class DatasetConfig(Section):
         kinds = ["crop" if name.startswith("crop") else name for name in value]
         if len(set(kinds)) != len(kinds):
             raise ValueError("each kind of augmentation at most once")
-        return value
+        # Images are cropped first and flipped then, in whatever order it is written.
+        return tuple(sorted(value))
 
 
 class ModelConfig(Section):
@@ -82,6 +87,12 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs a momentum greater than 0")
+        return self
+
 
 class ScheduleConfig(Section):
     """Learning rate over the epochs, stepped every batch."""
@@ -99,8 +110,10 @@ class ScheduleConfig(Section):
     def _ordered(self) -> ScheduleConfig:
         if self.horizon_epochs is not None and self.horizon_epochs < self.epochs:
             raise ValueError(f"horizon_epochs = {self.horizon_epochs} must be at least epochs = {self.epochs}")
-        if self.warmup_epochs >= (self.horizon_epochs or self.epochs) and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be below the schedule's length")
+        # A constant rate has no horizon, so that a warm-up must end while it trains.
+        length = self.epochs if self.name == "constant" else self.horizon_epochs or self.epochs
+        if self.warmup_epochs >= length:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be below the schedule's length, {length}")
         return self
 
 
@@ -114,9 +127,15 @@ class TeacherConfig(ModelConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     gate: Literal["warn", "stop"] = "warn"
     """What happens when the teacher is near chance or not better than the student alone."""
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> TeacherConfig:
+        if self.prepare != "none" and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs} must be below epochs = {self.epochs}")
+        return self
 
 
 class DistillationConfig(Section):
@@ -127,7 +146,7 @@ class DistillationConfig(Section):
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     tau: Annotated[float, Field(gt=0)] = 1.0
     reduction: Literal["batchmean", "deit"] = "batchmean"
-    """Of the soft term: KL a sample, or divided by batch x classes as DeiT's code does (weaker by the number of classes)."""
+    """Of the soft term: KL a sample, or divided by batch x classes as DeiT's code does (weaker by that number)."""
     teacher: TeacherConfig | None = None
     cache: Literal["prefill", "off"] = "prefill"
     """Teacher logits computed once for all trials (16-bit), or a live teacher in every step."""
@@ -153,7 +172,7 @@ class TrialConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; the row says what was really used."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def inert(self) -> frozenset[str]:
         """Dotted names (of settings or whole sections) that cannot change this trial's numbers."""
@@ -180,22 +199,47 @@ class TrialConfig(Section):
 
     def canonical(self) -> TrialConfig:
         """The same trial with every inert setting at its default, so that equal trials compare equal."""
+        return self._canonical
+
+    @cached_property
+    def trial_id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON of what differs from its default."""
+        return _digest(self._deciding)
+
+    @cached_property
+    def setting_id(self) -> str:
+        """The trial's identity without its seed: trials of one setting are averaged over seeds."""
+        return _digest({"setting": {key: value for key, value in self._deciding.items() if key != "seed"}})
+
+    def at_defaults(self, keys: Iterable[str]) -> TrialConfig:
+        """The same trial with these settings, all inert, at their defaults."""
         content = self.model_dump()
-        for key in self.inert():
+        for key in keys:
             put(content, key, _default(key))
         if content["distillation"]["type"] == "none":
             content["distillation"]["alpha"] = 0.0
         return TrialConfig.model_validate(content)
 
-    @property
-    def trial_id(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON of what differs from its default."""
-        return _identities(self.model_dump_json())[0]
+    @cached_property
+    def _canonical(self) -> TrialConfig:
+        return self.at_defaults(self.inert())
 
-    @property
-    def setting_id(self) -> str:
-        """The trial's identity without its seed: trials of one setting are averaged over seeds."""
-        return _identities(self.model_dump_json())[1]
+    @cached_property
+    def _deciding(self) -> dict[str, Any]:
+        """What decides this trial's numbers and differs from its default."""
+        content = self._canonical.model_dump(mode="json", exclude_defaults=True)
+        for section in (content["model"], content["distillation"].get("teacher", {})):
+            # A path says where a file lies, not which one it is.
+            if section.get("weights", "none") not in ("none", "pretrained"):
+                section["weights"] = Path(section["weights"]).name
+        return content
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A changed copy. It finds its own identity: what this one remembers of its own stays here."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in ("trial_id", "setting_id", "_canonical", "_deciding"):
+            copy.__dict__.pop(name, None)
+        return copy
 
     def flat(self) -> dict[str, Any]:
         """Every hyperparameter under its dotted name; a nested `none` stays one entry."""
@@ -219,18 +263,6 @@ class TrialConfig(Section):
         )
 
 
-@lru_cache(maxsize=200_000)
-def _identities(text: str) -> tuple[str, str]:
-    """(trial_id, setting_id) of a trial given as JSON; remembered, since a search asks for them again and again."""
-    content = TrialConfig.model_validate_json(text).canonical().model_dump(mode="json", exclude_defaults=True)
-    for section in (content["model"], content["distillation"].get("teacher", {})):
-        # A path says where a file lies, not which one it is.
-        if section.get("weights", "none") not in ("none", "pretrained"):
-            section["weights"] = Path(section["weights"]).name
-    setting = {key: value for key, value in content.items() if key != "seed"}
-    return _digest(content), _digest({"setting": setting})
-
-
 def _digest(content: dict[str, Any]) -> str:
     text = json.dumps({"recipe_version": RECIPE_VERSION, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -240,12 +272,16 @@ TEACHER_TRAINING = ("epochs", "batch_size", "optimizer", "warmup_epochs", "label
 
 
 def put(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested mappings; nothing happens where a mapping on the way is absent (`none`)."""
+    """Set a dotted key of nested mappings, in place.
+
+    A mapping on the way that is not written is made; nothing happens below one that is `none` (no teacher, no epochs).
+    """
     *path, last = key.split(".")
     for part in path:
-        if not isinstance(content.get(part), dict):
+        inner = content.setdefault(part, {})
+        if not isinstance(inner, dict):
             return
-        content = content[part]
+        content = inner
     content[last] = value
 
 
@@ -259,6 +295,7 @@ def get(content: dict[str, Any], key: str) -> Any:
     return value
 
 
+@cache
 def sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel]]:
     """Every nested section below `model` by its dotted name."""
     found: dict[str, type[BaseModel]] = {}
@@ -270,6 +307,7 @@ def sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseMod
     return found
 
 
+@cache
 def trial_keys() -> tuple[str, ...]:
     """Every dotted key a trial's configuration knows, sections included, in the order of definition."""
     keys = list(TrialConfig.model_fields)

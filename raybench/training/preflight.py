@@ -17,6 +17,7 @@ from raybench.data.splits import split
 from raybench.data.views import view_table
 from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
 from raybench.models import count_parameters, exists, weights_available
+from raybench.models import names as model_names
 from raybench.models import nearest as nearest_models
 from raybench.training.ingredients import make_model
 from raybench.training.metrics import METRIC_NAMES
@@ -24,6 +25,8 @@ from raybench.training.recorder import Setup
 
 Where = Callable[[str], str]
 """Dotted key -> where it was set: the command line, or file and line."""
+Faults = dict[str, bool]
+"""Each distinct fault, in order, and whether it is only that data are not here."""
 
 
 @dataclass
@@ -41,12 +44,8 @@ class Checked:
 
 def check(plan: Plan, data_root: Path | None, where: Where) -> Checked:
     """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong."""
-    faults: dict[str, None] = {}
-    if plan.sweep.metric.name not in METRIC_NAMES:
-        near = nearest(plan.sweep.metric.name, METRIC_NAMES) or list(METRIC_NAMES)
-        faults[
-            f'{where("metric.name")}: metric.name = "{plan.sweep.metric.name}": unknown metric; nearest: {", ".join(near)}'
-        ] = None
+    faults: Faults = {}
+    _named("metric.name", plan.sweep.metric.name, faults, where)
     checked = Checked()
     data: dict[str, ImageData] = {}
     trials = _distinct(plan)
@@ -59,25 +58,40 @@ def check(plan: Plan, data_root: Path | None, where: Where) -> Checked:
         for key, model in _models(trial):
             _model(key, model, trial.dataset, found, data_root, checked, faults, where)
     if faults:
-        _raise(list(faults))
+        raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
     checked.variants = {name: each.variant for name, each in data.items()}
     checked.images = {name: len(each.train_labels) for name, each in data.items()}
     return checked
 
 
-def _raise(faults: list[str]) -> None:
-    missing = [fault for fault in faults if fault.startswith("\0")]
-    if missing and len(missing) == len(faults):
-        raise DataError("\n".join(fault.removeprefix("\0") for fault in faults))
-    raise ConfigError([fault.removeprefix("\0") for fault in faults])
+def unknown(key: str, name: str) -> str | None:
+    """What is wrong with the name of a metric, data set or model at `key`, with the nearest known; none if known."""
+    if key == "metric.name":
+        near = nearest(name, METRIC_NAMES) or list(METRIC_NAMES)
+        return None if name in METRIC_NAMES else f"unknown metric; nearest: {', '.join(near)}"
+    if key == "dataset.name":
+        near = nearest(name, dataset_names()) or list(dataset_names())
+        known = name in dataset_names()
+        return None if known else f"unknown data set; nearest: {', '.join(near)} (raybench list datasets)"
+    if exists(name):
+        return None
+    near = nearest_models(name)
+    return "unknown model" + (f"; nearest: {', '.join(near)}" if near else "") + " (raybench list models)"
+
+
+def _named(key: str, name: str, faults: Faults, where: Where) -> bool:
+    if fault := unknown(key, name):
+        faults[f'{where(key)}: {key} = "{name}": {fault}'] = False
+        return False
+    return True
 
 
 def _distinct(plan: Plan) -> list[TrialConfig]:
     """One trial for each distinct part that is checked here, since seeds and learning rates change none of it."""
     seen: dict[str, TrialConfig] = {}
     for cell in plan.cells:
-        settings = cell.settings or (make_setting(plan.sweep, cell.factors, first_values(plan.sweep)),)
+        settings = cell.settings or (make_setting(plan.sweep, cell.point, first_values(plan.sweep)),)
         for setting in settings:
             trial = setting.trials[0]
             parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
@@ -86,36 +100,30 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
 
 
 def _open(
-    dataset: DatasetConfig, data_root: Path | None, data: dict[str, ImageData], faults: dict[str, None], where: Where
+    dataset: DatasetConfig, data_root: Path | None, data: dict[str, ImageData], faults: Faults, where: Where
 ) -> None:
-    known = dataset_names()
-    if dataset.name not in known:
-        near = nearest(dataset.name, known) or list(known)
-        place = where("dataset.name")
-        faults[
-            f'{place}: dataset.name = "{dataset.name}": unknown data set; nearest: {", ".join(near)} (raybench list datasets)'
-        ] = None
+    if not _named("dataset.name", dataset.name, faults, where):
         return
     try:
         found = load(dataset.name, data_root)
     except DataError as error:
-        faults[f"\0{error}"] = None
+        faults[str(error)] = True
         return
     if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
-        faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = None
+        faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = False
         return
     data[dataset.name] = found
 
 
-def _split(dataset: DatasetConfig, data: ImageData, faults: dict[str, None], where: Where) -> None:
+def _split(dataset: DatasetConfig, data: ImageData, faults: Faults, where: Where) -> None:
     try:
         split(data.train_labels, dataset.val_size, dataset.train_size)
     except DataError as error:
-        faults[f"{where('dataset.train_size')}: dataset.train_size = {dataset.train_size}: {error}"] = None
+        faults[f"{where('dataset.train_size')}: dataset.train_size = {dataset.train_size}: {error}"] = False
     try:
         view_table(1, dataset.augment, dataset.views)
     except DataError as error:
-        faults[f"{where('dataset.views')}: dataset.views = {dataset.views}: {error}"] = None
+        faults[f"{where('dataset.views')}: dataset.views = {dataset.views}: {error}"] = False
 
 
 def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:
@@ -133,26 +141,24 @@ def _model(
     data: ImageData,
     data_root: Path | None,
     checked: Checked,
-    faults: dict[str, None],
+    faults: Faults,
     where: Where,
 ) -> None:
     place = where(f"{key}.name")
-    if not exists(model.name):
-        near = ", ".join(nearest_models(model.name))
-        hint = f"; nearest: {near}" if near else ""
-        faults[f'{place}: {key}.name = "{model.name}": unknown model{hint} (raybench list models)'] = None
+    if not _named(f"{key}.name", model.name, faults, where):
         return
     counted = checked.students if key == "model" else checked.teachers
     try:
         weights_available(model, data_root / "weights" if data_root else None)
-        with torch.device("meta"):
+        # Without memory for what may be large; our own are small, and the meta device takes 3 s to load what it needs.
+        with torch.device("cpu" if model.name in model_names() else "meta"):
             bare = model.model_copy(update={"weights": "none"})
             built = make_model(bare, dataset, data, Setup(data_root=data_root))
         counted[model.name] = count_parameters(built.module)
     except WeightsError as error:
-        faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = None
+        faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = False
     except RaybenchError as error:
-        faults[f"{place}: {key}: {error}"] = None
+        faults[f"{place}: {key}: {error}"] = False
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        faults[f"{place}: {key}.name = {model.name} cannot be built for {dataset.name}: {text}"] = None
+        faults[f"{place}: {key}.name = {model.name} cannot be built for {dataset.name}: {text}"] = False
