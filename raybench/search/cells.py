@@ -14,7 +14,7 @@ from raybench.search.outcomes import Outcomes
 
 @dataclass(frozen=True)
 class Job:
-    """Work for one worker: the trials (more than one only where seeds are judged together as they run), and the rungs at which to report."""
+    """Work for one worker: trials, more than one only where seeds are judged as they run, and the rungs to tell of."""
 
     cell: str
     trials: tuple[TrialConfig, ...]
@@ -27,25 +27,33 @@ class Job:
 
 
 class CellSearch(Protocol):
-    """The search inside one cell."""
+    """The search inside one cell. Outcomes only grow between two questions: what was known stays known."""
 
     cell: Cell
+    eager: bool
+    """Whether more may be due before all that was due is told."""
 
     def due(self, outcomes: Outcomes) -> list[Job]:
-        """Every job that may run now, those already handed out included; empty while waiting and when done."""
+        """Every job that may run now, those already handed out included; empty only when done."""
+        ...
+
+    def done(self, outcomes: Outcomes) -> bool:
+        """Whether nothing is or will be due."""
         ...
 
     def pruned(self, outcomes: Outcomes) -> list[tuple[TrialConfig, str]]:
         """Trials that the search gave up and that are not settled yet, each with the reason."""
         ...
 
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self, outcomes: Outcomes) -> tuple[Setting, ...]:
         """The settings tried so far."""
         ...
 
 
 class Exhaustive:
-    """Grid and random: every setting with every seed, or tuned on the first seed and the selected setting repeated on the others."""
+    """Grid and random: every setting with every seed, or on the first seed and the selected one then on the others."""
+
+    eager = False
 
     def __init__(self, cell: Cell, sweep: SweepConfig) -> None:
         self.cell = cell
@@ -58,8 +66,10 @@ class Exhaustive:
         firsts = self._open([setting.trials[0] for setting in self.cell.settings], outcomes)
         if firsts:
             return firsts
-        best = max(self.cell.settings, key=lambda setting: outcomes[setting.trials[0].trial_id].best)
-        return self._open(list(best.trials), outcomes)
+        return self._open(list(self._best(outcomes).trials), outcomes)
+
+    def _best(self, outcomes: Outcomes) -> Setting:
+        return max(self.cell.settings, key=lambda setting: outcomes[setting.trials[0].trial_id].best)
 
     def _open(self, trials: list[TrialConfig], outcomes: Outcomes) -> list[Job]:
         return [
@@ -68,89 +78,125 @@ class Exhaustive:
             if not outcomes.settled(trial.trial_id)
         ]
 
+    def done(self, outcomes: Outcomes) -> bool:
+        """Whether all that is wanted is settled."""
+        return not self.due(outcomes)
+
     def pruned(self, outcomes: Outcomes) -> list[tuple[TrialConfig, str]]:  # noqa: ARG002
         """Nothing is ever pruned."""
         return []
 
-    def settings(self) -> tuple[Setting, ...]:
-        """All of the cell's."""
-        return self.cell.settings
+    def settings(self, outcomes: Outcomes) -> tuple[Setting, ...]:
+        """All of the cell's; with `seeds: first`, the ones not selected with the one seed that they are wanted with."""
+        if not self.first_only:
+            return self.cell.settings
+        tuned = all(outcomes.settled(setting.trials[0].trial_id) for setting in self.cell.settings)
+        best = self._best(outcomes) if tuned else None
+        return tuple(s if s is best else Setting(s.tuned, s.trials[:1]) for s in self.cell.settings)
 
 
 class Halving:
-    """Deterministic successive halving: at each rung, when all seeds of all settings are there, the best 1/factor go on."""
+    """Deterministic successive halving (Jamieson and Talwalkar 2016, algorithm 1).
+
+    At each rung, when all seeds of all settings that are left have come there, the best 1/factor go on. A rung is
+    judged once: the scores at its epoch are all known then and do not change.
+    """
+
+    eager = False
 
     def __init__(self, cell: Cell, sweep: SweepConfig) -> None:
         self.cell = cell
         self.factor = sweep.scheduler.reduction_factor
-        epochs = cell.settings[0].trials[0].schedule.epochs
-        self.rungs = sweep.scheduler.rungs(epochs)
+        self.rungs = sweep.scheduler.rungs(cell.settings[0].trials[0].schedule.epochs)
+        self._alive = list(cell.settings)
+        self._passed = 0
+        self._dropped: list[tuple[TrialConfig, str]] = []
+        self._open = self._trials()
 
     def due(self, outcomes: Outcomes) -> list[Job]:
         """The trials of the lowest rung that is not complete."""
-        alive = list(self.cell.settings)
-        for rung in self.rungs:
-            jobs = [
-                Job(self.cell.label, (trial,), (rung,))
-                for setting in alive
-                for trial in setting.trials
-                if not self._done(trial, rung, outcomes)
-            ]
-            if jobs:
-                return jobs
-            alive = self._survivors(alive, rung, outcomes)
-        return []
+        if self.done(outcomes):
+            return []
+        rung = self.rungs[self._passed]
+        missing = (trial for trial in reversed(self._open) if not self._came(trial, outcomes))
+        return [Job(self.cell.label, (trial,), (rung,)) for trial in missing]
+
+    def done(self, outcomes: Outcomes) -> bool:
+        """Whether the last rung is complete."""
+        while self._passed < len(self.rungs):
+            # Only the last one is looked at, so that asking after every trial costs nothing much.
+            while self._open and self._came(self._open[-1], outcomes):
+                self._open.pop()
+            if self._open:
+                return False
+            self._judge(outcomes)
+        return True
 
     def pruned(self, outcomes: Outcomes) -> list[tuple[TrialConfig, str]]:
         """The trials of settings that a complete rung left behind."""
-        found: list[tuple[TrialConfig, str]] = []
-        alive = list(self.cell.settings)
-        for rung in self.rungs[:-1]:
-            if any(not self._done(t, rung, outcomes) for setting in alive for t in setting.trials):
-                break
-            survivors = self._survivors(alive, rung, outcomes)
-            for setting in alive:
-                if setting not in survivors:
-                    reason = f"halving: mean {outcomes.mean_at(setting, rung):.4g} at epoch {rung} over {len(setting.trials)} seeds, not among the best {len(survivors)} of {len(alive)}"
-                    found += [(trial, reason) for trial in setting.trials if not outcomes.settled(trial.trial_id)]
-            alive = survivors
-        return found
+        self.done(outcomes)
+        self._dropped = [(trial, why) for trial, why in self._dropped if not outcomes.settled(trial.trial_id)]
+        return list(self._dropped)
 
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self, outcomes: Outcomes) -> tuple[Setting, ...]:  # noqa: ARG002
         """All of the cell's."""
         return self.cell.settings
 
-    def _done(self, trial: TrialConfig, rung: int, outcomes: Outcomes) -> bool:
-        if rung == self.rungs[-1]:
-            return outcomes.settled(trial.trial_id)
-        return outcomes.reached(trial.trial_id, rung)
+    def _trials(self) -> list[TrialConfig]:
+        """Those of the settings that are left, the last to come first."""
+        return [trial for setting in reversed(self._alive) for trial in reversed(setting.trials)]
 
-    def _survivors(self, alive: list[Setting], rung: int, outcomes: Outcomes) -> list[Setting]:
-        keep = max(1, math.ceil(len(alive) / self.factor))
+    def _came(self, trial: TrialConfig, outcomes: Outcomes) -> bool:
+        if self._passed == len(self.rungs) - 1:
+            return outcomes.settled(trial.trial_id)
+        return outcomes.reached(trial.trial_id, self.rungs[self._passed])
+
+    def _judge(self, outcomes: Outcomes) -> None:
+        """The rung is complete: who goes on."""
+        rung = self.rungs[self._passed]
+        self._passed += 1
+        if self._passed == len(self.rungs):
+            return
+        keep = math.ceil(len(self._alive) / self.factor)
+        means = [outcomes.mean_at(setting, rung) for setting in self._alive]
         # sorted() is stable, so a tie keeps the order of the plan.
-        ranked = sorted(alive, key=lambda setting: -outcomes.mean_at(setting, rung))[:keep]
-        return [setting for setting in alive if setting in ranked]
+        best = set(sorted(range(len(means)), key=lambda index: -means[index])[:keep])
+        for index, setting in enumerate(self._alive):
+            if index not in best:
+                why = (
+                    f"halving: mean {means[index]:.4g} at epoch {rung} over {len(setting.trials)} seeds, "
+                    f"not among the best {keep} of {len(means)}"
+                )
+                self._dropped += [(trial, why) for trial in setting.trials]
+        self._alive = [setting for index, setting in enumerate(self._alive) if index in best]
+        self._open = self._trials()
 
 
 class Asynchronous:
-    """For Ray's ASHA: one job a setting, its seeds trained side by side from rung to rung, so that their mean is judged."""
+    """For Ray's ASHA: one job a setting, its seeds trained side by side from rung to rung, their mean being judged."""
+
+    eager = False
 
     def __init__(self, cell: Cell, sweep: SweepConfig) -> None:
         self.cell = cell
         self.rungs = sweep.scheduler.rungs(cell.settings[0].trials[0].schedule.epochs)
 
     def due(self, outcomes: Outcomes) -> list[Job]:
-        """Every setting with a seed that is not settled."""
-        return [
-            Job(self.cell.label, setting.trials, self.rungs)
+        """Every setting with a seed that is not settled; seeds that are do not run again."""
+        missing = (
+            tuple(trial for trial in setting.trials if not outcomes.settled(trial.trial_id))
             for setting in self.cell.settings
-            if any(not outcomes.settled(trial.trial_id) for trial in setting.trials)
-        ]
+        )
+        return [Job(self.cell.label, trials, self.rungs) for trials in missing if trials]
+
+    def done(self, outcomes: Outcomes) -> bool:
+        """Whether all is settled."""
+        return not self.due(outcomes)
 
     def pruned(self, outcomes: Outcomes) -> list[tuple[TrialConfig, str]]:  # noqa: ARG002
         """The scheduler decides, not the search."""
         return []
 
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self, outcomes: Outcomes) -> tuple[Setting, ...]:  # noqa: ARG002
         """All of the cell's."""
         return self.cell.settings

@@ -2,104 +2,148 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from raybench.config.plan import Cell, Plan
 from raybench.config.trial import TrialConfig
 from raybench.search.cells import Asynchronous, CellSearch, Exhaustive, Halving, Job
 from raybench.search.outcomes import Known, Outcomes
-from raybench.search.tpe import Suggestions, TreeParzen
+from raybench.search.tpe import Suggestions, TreeParzen, suggestions_name
 
 Gate = Callable[[Outcomes], bool]
 """Whether distillation may go on, asked once every trial of the student alone is settled."""
 
 
+@dataclass(eq=False)
+class _Queue:
+    """One cell's search with the jobs that were found due and not handed out yet."""
+
+    search: CellSearch
+    gated: bool
+    ready: deque[Job] = field(default_factory=deque)
+    open: set[str] = field(default_factory=set)
+    """Trials that were due when the search was last asked and were not told since."""
+    stale: bool = True
+    """Whether the search may have something new to say."""
+
+
 class Search:
-    """Every cell's search, the cells in the order in which they should run."""
+    """Every cell's search, the cells in the order in which they should run.
+
+    A cell is asked again only when all that it last found due has been told: asking looks at every setting, and a sweep
+    of thousands of trials would otherwise spend its time there.
+    """
 
     def __init__(self, plan: Plan, outcomes: Outcomes, folder: Path, width: int, gate: Gate | None = None) -> None:
         """`folder` is the sweep's, for stored suggestions; `width` the number of trials that run at a time."""
         self.gate = gate
         self.plan = plan
         self.outcomes = outcomes
-        self._cells = [_cell_search(plan, cell, number, folder, width) for number, cell in enumerate(plan.cells)]
-        self._out: set[tuple[str, ...]] = set()
-        self._order = sorted(range(len(self._cells)), key=lambda index: _priority(plan.cells[index]))
-        self._ready: dict[int, list[Job]] = {}
-        self._of_trial: dict[str, int] = {}
+        self._searches = [_cell_search(plan, cell, folder, width) for cell in plan.cells]
+        queues = [_Queue(search, search.cell.baseline is not None) for search in self._searches]
+        self._queues = sorted(queues, key=lambda queue: _priority(queue.search.cell))
+        self._running: set[str] = set()
+        self._waiting: dict[str, list[_Queue]] = {}
+        """Trial id -> every queue that has it open."""
+        ids = (trial.trial_id for cell in plan.cells for setting in cell.settings for trial in setting.trials)
+        self._holders = Counter(ids)
+        """Trial id -> number of cells that it belongs to."""
+        self._open: bool | None = None
 
     def next_job(self) -> Job | None:
         """The next job, or none while all that is due is running (or all is done)."""
-        for index in self._order:
-            if self.plan.cells[index].baseline is not None and not self._gate_open():
+        for queue in self._queues:
+            if queue.gated and not self._gate_open():
                 return None
-            jobs = self._ready.get(index)
-            if jobs is None:
-                jobs = self._ready[index] = [
-                    job for job in self._cells[index].due(self.outcomes) if job.key not in self._out
-                ]
-            if jobs:
-                job = jobs.pop(0)
-                self._out.add(job.key)
-                self._of_trial.update({trial.trial_id: index for trial in job.trials})
+            if job := self._take(queue):
                 return job
         return None
+
+    def _take(self, queue: _Queue) -> Job | None:
+        if not queue.ready and queue.stale:
+            queue.stale = False
+            for job in queue.search.due(self.outcomes):
+                queue.ready.append(job)
+                for trial_id in {trial.trial_id for trial in job.trials} - queue.open:
+                    queue.open.add(trial_id)
+                    self._waiting.setdefault(trial_id, []).append(queue)
+        while queue.ready:
+            job = queue.ready.popleft()
+            # Two cells may share a trial: while one of them runs it, the other waits for what becomes of it.
+            if not any(trial.trial_id in self._running for trial in job.trials) and self._due(job):
+                self._running.update(trial.trial_id for trial in job.trials)
+                return job
+        return None
+
+    def _due(self, job: Job) -> bool:
+        """Whether a job that waited in a queue is still to be done; another cell may have done it meanwhile."""
+        rung = job.rungs[-1]
+        return not all(
+            self.outcomes.settled(trial.trial_id)
+            or (rung < trial.schedule.epochs and self.outcomes.reached(trial.trial_id, rung))
+            for trial in job.trials
+        )
+
+    def tell(self, job: Job, outcomes: dict[str, Known]) -> None:
+        """What became of a job's trials. Scores known before stay: a worker that died tells none."""
+        for trial_id, known in outcomes.items():
+            before = self.outcomes.get(trial_id)
+            self.outcomes[trial_id] = replace(known, scores={**before.scores, **known.scores}) if before else known
+        unfinished = self._due(job)
+        for trial in job.trials:
+            self._running.discard(trial.trial_id)
+            for queue in self._waiting.pop(trial.trial_id, ()):
+                queue.open.discard(trial.trial_id)
+                queue.stale = queue.stale or unfinished or queue.search.eager or not queue.open
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing is due, or what is due is held back by the gate."""
-        return not self._out and self.next_job_index() is None
-
-    def next_job_index(self) -> int | None:
-        """The cell of the next job."""
-        for index in self._order:
-            if self.plan.cells[index].baseline is not None and not self._gate_open():
-                return None
-            if self._cells[index].due(self.outcomes):
-                return index
-        return None
+        if self._running:
+            return False
+        for queue in self._queues:
+            if queue.gated and not self._gate_open():
+                return True
+            if not queue.search.done(self.outcomes):
+                return False
+        return True
 
     def _gate_open(self) -> bool:
         if self.gate is None:
             return True
-        alone = [search for search in self._cells if search.cell.baseline is None]
-        if any(search.due(self.outcomes) for search in alone):
-            return False
-        return self.gate(self.outcomes)
-
-    def tell(self, job: Job, outcomes: dict[str, Known]) -> None:
-        """What became of a job's trials."""
-        self.outcomes.update(outcomes)
-        self._out.discard(job.key)
-        for trial in job.trials:
-            self._ready.pop(self._of_trial.get(trial.trial_id, -1), None)
+        if self._open is None:
+            if any(not queue.gated and not queue.search.done(self.outcomes) for queue in self._queues):
+                return False
+            # Asked once: what it is asked about, the student alone, is settled and stays so.
+            self._open = self.gate(self.outcomes)
+        return self._open
 
     def pruned(self) -> Iterator[tuple[str, TrialConfig, str]]:
-        """(cell, trial, reason) of every trial that the search gave up and that is not settled."""
-        for search in self._cells:
+        """(cell, trial, reason) of every trial that is not settled and that each cell it belongs to gave up."""
+        given_up: dict[str, list[tuple[str, TrialConfig, str]]] = {}
+        for search in self._searches:
             for trial, reason in search.pruned(self.outcomes):
-                yield search.cell.label, trial, reason
+                given_up.setdefault(trial.trial_id, []).append((search.cell.label, trial, reason))
+        yield from (found[0] for trial_id, found in given_up.items() if len(found) == self._holders[trial_id])
 
     def cells(self) -> tuple[Cell, ...]:
         """The plan's cells with the settings tried so far."""
-        return tuple(replace(search.cell, settings=search.settings()) for search in self._cells)
+        return tuple(replace(search.cell, settings=search.settings(self.outcomes)) for search in self._searches)
 
     def due_trials(self) -> int:
         """Trials known to be due now."""
-        return sum(len(job.trials) for search in self._cells for job in search.due(self.outcomes))
+        due = (trial.trial_id for search in self._searches for job in search.due(self.outcomes) for trial in job.trials)
+        return len(set(due))
 
 
-def _cell_search(plan: Plan, cell: Cell, number: int, folder: Path, width: int) -> CellSearch:
+def _cell_search(plan: Plan, cell: Cell, folder: Path, width: int) -> CellSearch:
     sweep = plan.sweep
     if sweep.tune.algorithm == "tpe":
-        searched = json.dumps([sweep.preset, cell.label, sweep.tune.space], sort_keys=True)
-        name = hashlib.sha256(searched.encode()).hexdigest()[:12]
-        suggestions = Suggestions(folder / "suggestions" / f"{name}.jsonl")
-        return TreeParzen(cell, sweep, suggestions, width, number)
+        name = suggestions_name(sweep, cell)
+        return TreeParzen(cell, sweep, Suggestions(folder / "suggestions" / f"{name}.jsonl"), width, int(name, 16))
     if sweep.scheduler.name == "halving":
         return Halving(cell, sweep)
     if sweep.scheduler.name == "asha":
@@ -108,7 +152,7 @@ def _cell_search(plan: Plan, cell: Cell, number: int, folder: Path, width: int) 
 
 
 def _priority(cell: Cell) -> tuple[bool, float]:
-    """The student alone first, since every other cell is held against it; then the largest, so that no long trial is left for last."""
+    """The student alone first, since every other cell is held against it; then the largest, so that none is last."""
     size = cell.factors.get("dataset.train_size", 0)
     images = float("inf") if size == "all" else float(size) if isinstance(size, int | float) else 0.0
     return (cell.baseline is not None, -images)

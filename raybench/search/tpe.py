@@ -1,21 +1,35 @@
-"""Optuna's TPE inside a cell, by ask and tell. Each suggestion is stored before it runs, and results are told in the order of suggestion."""
+"""Optuna's TPE inside a cell, by ask and tell.
+
+Each suggestion is stored before it runs, and results are told in the order of suggestion.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raybench.config.plan import Cell, Setting, make_setting
+from pydantic import ValidationError
+
+from raybench.config.plan import Cell, Setting, first_values, make_setting
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
+from raybench.errors import ResultsError
+from raybench.results.parts import write_atomically
 from raybench.search.cells import Job
 from raybench.search.outcomes import Outcomes
 
 if TYPE_CHECKING:
     import optuna
+
+
+def suggestions_name(sweep: SweepConfig, cell: Cell) -> str:
+    """12 hex digits naming a cell's suggestions: they are for this space, this metric and this trial otherwise."""
+    example = make_setting(sweep, cell.point, first_values(sweep)).trials[0].setting_id
+    searched = json.dumps([sweep.tune.space, sweep.metric.name, sweep.metric.mode, example], sort_keys=True)
+    return hashlib.sha256(searched.encode()).hexdigest()[:12]
 
 
 class Suggestions:
@@ -25,73 +39,97 @@ class Suggestions:
         self.path = path
         self.points: list[dict[str, Any]] = []
         if path.exists():
-            self.points = [json.loads(line) for line in path.read_text().splitlines()]
+            try:
+                self.points = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+            except (OSError, ValueError, TypeError) as error:
+                raise ResultsError(
+                    f"{path}: suggestions cannot be read ({error}); remove the file to begin anew"
+                ) from None
 
     def add(self, point: dict[str, Any]) -> None:
-        """Store one more, whole or not at all."""
+        """Store one more, whole or not at all. Raises ResultsError when it cannot be written."""
         self.points.append(point)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.tmp")
-        with draft.open("w") as file:
-            file.writelines(json.dumps(point) + "\n" for point in self.points)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{self.path}: a suggestion cannot be stored: {error.strerror}") from error
+        write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points).encode())
 
 
 class TreeParzen:
-    """A study a cell: at most `width` settings open at a time, suggested from all that are settled before them."""
+    """A study a cell: at most `width` settings open at a time, suggested from all that are settled before them.
 
-    def __init__(self, cell: Cell, sweep: SweepConfig, suggestions: Suggestions, width: int, number: int) -> None:
+    The search is Optuna's (Bergstra et al. 2011, section 4; multivariate as in Falkner et al. 2018).
+    """
+
+    eager = True
+
+    def __init__(self, cell: Cell, sweep: SweepConfig, suggestions: Suggestions, width: int, seed: int) -> None:
         self.cell = cell
         self.sweep = sweep
         self.suggestions = suggestions
         self.width = max(1, width)
-        self.number = number
+        self.seed = seed
         self.total = sweep.tune.num_samples or 0
+        self._settings: list[Setting] = []
 
     def due(self, outcomes: Outcomes) -> list[Job]:
         """The open settings' trials; asks for more suggestions while there is room."""
-        settings = list(self.settings())
-        while len(settings) < self.total and sum(not self._closed(s, outcomes) for s in settings) < self.width:
-            self.suggestions.add(self._ask(settings, outcomes))
-            settings = list(self.settings())
+        while len(self.suggestions.points) < self.total and len(self._open(outcomes)) < self.width:
+            self.suggestions.add(self._ask(outcomes))
         return [
             Job(self.cell.label, (trial,), (trial.schedule.epochs,))
-            for setting in settings
+            for setting in self._open(outcomes)
             for trial in setting.trials
             if not outcomes.settled(trial.trial_id)
         ]
+
+    def done(self, outcomes: Outcomes) -> bool:
+        """Whether there are as many suggestions as wanted, all settled. Suggests nothing by itself."""
+        return len(self.suggestions.points) >= self.total and not self._open(outcomes)
 
     def pruned(self, outcomes: Outcomes) -> list[tuple[TrialConfig, str]]:  # noqa: ARG002
         """Nothing is pruned."""
         return []
 
-    def settings(self) -> tuple[Setting, ...]:
-        """Every setting suggested so far, in order."""
-        return tuple(self._setting(point) for point in self.suggestions.points[: self.total])
+    def settings(self, outcomes: Outcomes) -> tuple[Setting, ...]:  # noqa: ARG002
+        """Every setting suggested so far, in order; one suggested again is one."""
+        return tuple({setting.trials[0].setting_id: setting for setting in reversed(self._suggested())}.values())[::-1]
 
-    def _setting(self, point: dict[str, Any]) -> Setting:
-        return make_setting(self.sweep, self.cell.factors, point)
+    def _suggested(self) -> list[Setting]:
+        """The setting of each suggestion."""
+        for point in self.suggestions.points[len(self._settings) : self.total]:
+            try:
+                self._settings.append(make_setting(self.sweep, self.cell.point, point))
+            except ValidationError as error:
+                fault = error.errors()[0]["msg"]
+                raise ResultsError(
+                    f"{self.suggestions.path}: {json.dumps(point)} is no valid setting: {fault}"
+                ) from None
+        return self._settings
+
+    def _open(self, outcomes: Outcomes) -> list[Setting]:
+        return [setting for setting in self.settings(outcomes) if not self._closed(setting, outcomes)]
 
     @staticmethod
     def _closed(setting: Setting, outcomes: Outcomes) -> bool:
         return all(outcomes.settled(trial.trial_id) for trial in setting.trials)
 
-    def _ask(self, settings: list[Setting], outcomes: Outcomes) -> dict[str, Any]:
+    def _ask(self, outcomes: Outcomes) -> dict[str, Any]:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        settings = self._suggested()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # constant_liar: settings still open count as bad ones nearby, so that two open at once differ.
             sampler = optuna.samplers.TPESampler(
-                seed=1_000_003 * self.number + len(settings), n_startup_trials=5, constant_liar=True, multivariate=True
+                seed=(self.seed + len(settings)) % 2**32, n_startup_trials=5, constant_liar=True, multivariate=True
             )
         study = optuna.create_study(sampler=sampler, direction="maximize")
         space = {key: distribution(values) for key, values in self.sweep.tune.space.items()}
-        for point, setting in zip(self.suggestions.points, settings, strict=False):
-            study.add_trial(self._told(point, setting, space, outcomes))
+        told = zip(self.suggestions.points, settings, strict=True)
+        study.add_trials([self._told(point, setting, space, outcomes) for point, setting in told])
         trial = study.ask(space)
         return {key: as_written(self.sweep.tune.space[key], value) for key, value in trial.params.items()}
 
@@ -111,26 +149,27 @@ class TreeParzen:
 
 
 def distribution(values: Any) -> Any:
-    """A sweep file's axis as an Optuna distribution. Values that Optuna cannot hold (mappings, lists) are named by their JSON."""
+    """A sweep file's axis as an Optuna distribution; listed values are named by their JSON, which tells 1 from true."""
     import optuna.distributions as kinds
 
-    kind, bounds = next(iter(values.items())) if isinstance(values, dict) else ("choice", values)
-    if kind == "choice":
-        return kinds.CategoricalDistribution([as_asked(values, value) for value in bounds])
+    if listed := _listed(values):
+        return kinds.CategoricalDistribution(list(dict.fromkeys(map(json.dumps, listed))))
+    kind, (low, high) = next(iter(values.items()))
     if kind == "randint":
-        return kinds.IntDistribution(bounds[0], bounds[1] - 1)
-    low, high = bounds
+        return kinds.IntDistribution(low, high - 1)
     return kinds.FloatDistribution(low, high, log=kind == "loguniform")
 
 
 def as_asked(values: Any, value: Any) -> Any:
-    """A value as Optuna holds it."""
-    return json.dumps(value) if isinstance(value, dict | list) and values is not None else value
+    """A value of an axis as Optuna holds it."""
+    return json.dumps(value) if _listed(values) else value
 
 
 def as_written(values: Any, value: Any) -> Any:
     """A value from Optuna as the sweep file wrote it."""
-    bounds = values["choice"] if isinstance(values, dict) and "choice" in values else values
-    if isinstance(bounds, list):
-        return next(written for written in bounds if as_asked(values, written) == value)
-    return value
+    return json.loads(value) if _listed(values) else value
+
+
+def _listed(values: Any) -> list[Any] | None:
+    choices = values.get("choice") if isinstance(values, dict) else values
+    return choices if isinstance(choices, list) else None
