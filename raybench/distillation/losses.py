@@ -1,6 +1,7 @@
 """Distillation losses: pure functions of logits.
 
-Convention: loss = (1 - alpha) * CE(student, label) + alpha * distillation, so alpha weights the distillation term, everywhere.
+Convention: loss = (1 - alpha) * CE(student, label) + alpha * distillation, so alpha weights the distillation term,
+everywhere.
 Sources: Touvron et al. 2021 (DeiT), equations 2 and 3; Hinton et al. 2015 for tau.
 """
 
@@ -24,7 +25,8 @@ def hard(student: Tensor, teacher: Tensor) -> Tensor:
 def soft(student: Tensor, teacher: Tensor, tau: float, reduction: Reduction = "batchmean") -> Tensor:
     """KL(teacher/tau || student/tau) * tau^2, both (B, classes) logits; returns a scalar.
 
-    `batchmean` is the divergence a sample. `deit` divides by B * classes as DeiT's code does, which makes the term `classes` times weaker.
+    `batchmean` is the divergence a sample. `deit` divides by B * classes as DeiT's code does, which makes the term
+    `classes` times weaker.
     The factor tau^2 keeps the gradient's size independent of tau (Hinton et al. 2015, section 2.1).
     """
     divergence = F.kl_div(
@@ -63,7 +65,8 @@ def distillation_loss(
     """The whole loss and its parts.
 
     classification: the cross-entropy with the labels, a scalar. student, teacher: (B, classes) logits.
-    Returns `loss` and the terms `ce`, `kd_hard`, `kd_soft` that were computed. At alpha 0 the loss is exactly `classification`.
+    Returns `loss` and the terms `ce`, `kd_hard`, `kd_soft` that were computed. At alpha 0 the loss is exactly
+    `classification`.
     """
     if alpha == 0:
         return {"loss": classification, "ce": classification}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +55,8 @@ class Teacher:
     """A model in eval mode, without gradients, that maps uint8 views to logits."""
 
     def __init__(self, built: BuiltModel, device: torch.device, autocast: torch.dtype | None = None) -> None:
-        self.module = built.module.to(device).eval().requires_grad_(False)
+        module = built.module.to(device).to(memory_format=torch.channels_last)
+        self.module = module.eval().requires_grad_(False)
         self.mean, self.std, self.image_size = built.mean, built.std, built.image_size
         self.device = device
         self.autocast = autocast
@@ -64,8 +64,8 @@ class Teacher:
     @torch.no_grad()
     def logits(self, views: Tensor) -> Tensor:
         """uint8 views (B, C, H, W) -> float16 logits (B, classes), the precision in which the cache keeps them."""
-        images = normalise(views.to(self.device), self.mean, self.std, self.image_size)
-        context = torch.autocast(self.device.type, self.autocast) if self.autocast else contextlib.nullcontext()
-        with context:
+        # Its own autocast, also inside a student's: the logits are the same as when the cache was filled.
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            images = normalise(views.to(self.device), self.mean, self.std, self.image_size)
             output: Tensor = self.module(images)
         return output.to(torch.float16)

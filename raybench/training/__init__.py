@@ -1,1 +1,1 @@
-"""One training loop and what it needs: tasks, metrics, schedules, checkpoints. A whole trial runs by a plain call, without Ray."""
+"""One training loop and what it needs: tasks, metrics, schedules, checkpoints. A whole trial runs without Ray."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
-from raybench.data.views import draw_slots, epoch_order, render, view_table
+from raybench.data.views import draw_slots, epoch_order, render, view_count, view_table
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of some training images."""
+    """Views of some training images, all on one device."""
 
     positions: Tensor  # (B,) places in the training subset
     slots: Tensor  # (B,) which of its fixed views each image shows
@@ -27,7 +28,7 @@ class Batch:
 
 
 class TrainingImages:
-    """The training subset: which image shows which view in which epoch is a function of seed, epoch and image alone."""
+    """The training subset: which view an image shows in an epoch is a function of seed, epoch and image alone."""
 
     def __init__(self, data: ImageData, indices: npt.NDArray[Any], config: DatasetConfig, device: torch.device) -> None:
         self.augment = config.augment
@@ -35,7 +36,7 @@ class TrainingImages:
         self.indices = torch.from_numpy(indices)
         self.images = torch.from_numpy(np.ascontiguousarray(data.train_images[indices])).to(device)
         self.labels = torch.from_numpy(data.train_labels[indices]).to(device)
-        self.table = view_table(len(data.train_images), config.augment, config.views)[self.indices]  # (n, K)
+        self._table = _table(len(data.train_images), config.augment, config.views)  # (all training images, views)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -43,19 +44,56 @@ class TrainingImages:
     @property
     def views(self) -> int:
         """Fixed views of each image."""
-        return self.table.shape[1]
+        return self._table.shape[1]
+
+    def codes(self, positions: Tensor, slots: Tensor) -> Tensor:
+        """The view codes (B,) at these positions (B,) and slots (B,), all on the CPU."""
+        return self._table[self.indices[positions], slots]
 
     def render(self, positions: Tensor, slots: Tensor) -> Tensor:
-        """The views (B, C, H, W), uint8, at these positions (B,) and slots (B,)."""
-        codes = self.table[positions, slots]
+        """The views (B, C, H, W), uint8, at these positions (B,) and slots (B,), both on the CPU."""
+        codes = self.codes(positions, slots)
         return render(self.images, positions.to(self.device), codes.to(self.device), self.augment)
 
+    def steps(self, batch_size: int) -> int:
+        """Batches of one epoch."""
+        return len(_sizes(len(self), batch_size))
+
     def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Batch]:
-        """One pass in the order of (seed, epoch); the last batch may be smaller."""
-        order = epoch_order(len(self), epoch, seed)
-        for positions in order.split(batch_size):
-            slots = draw_slots(self.indices[positions], epoch, seed, self.views)
-            yield Batch(positions, slots, self.render(positions, slots), self.labels[positions.to(self.device)])
+        """One pass in the order of (seed, epoch).
+
+        The last batch may be smaller; a single image left over joins the batch before it, since batch normalisation
+        has no statistics of one value.
+        """
+        positions = epoch_order(len(self), epoch, seed)
+        slots = draw_slots(self.indices[positions], epoch, seed, self.views)
+        codes = self.codes(positions, slots)
+        # Once an epoch to the device, so that no step waits for a copy.
+        positions, slots, codes = (each.to(self.device) for each in (positions, slots, codes))
+        labels = self.labels[positions]
+        sizes = _sizes(len(self), batch_size)
+        for p, s, c, y in zip(*(each.split(sizes) for each in (positions, slots, codes, labels)), strict=True):
+            yield Batch(p, s, render(self.images, p, c, self.augment), y)
+
+
+def _sizes(images: int, batch_size: int) -> list[int]:
+    """Images in each batch of an epoch."""
+    full, rest = divmod(images, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    if rest == 1 and full:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
+def views_of(config: DatasetConfig) -> int:
+    """How many fixed views of each image there are."""
+    return view_count(config.augment) if config.views == "all" else config.views
+
+
+@lru_cache(maxsize=4)
+def _table(images: int, augment: tuple[str, ...], views: int | Literal["all"]) -> Tensor:
+    """The views of every image; kept, since a worker trains many trials on the same data."""
+    return view_table(images, augment, views)
 
 
 class PlainImages:
@@ -65,7 +103,8 @@ class PlainImages:
         self, images: npt.NDArray[Any], labels: npt.NDArray[Any], indices: npt.NDArray[Any] | None, device: torch.device
     ) -> None:
         chosen = images if indices is None else images[indices]
-        self.images = torch.from_numpy(np.ascontiguousarray(chosen)).to(device)
+        # A copy: torch cannot say that memory mapped for reading is not to be written to.
+        self.images = torch.from_numpy(np.array(chosen)).to(device)
         self.labels = torch.from_numpy(np.array(labels if indices is None else labels[indices])).to(device)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a plan will cost: two timed steps of each distinct model, on the machine at hand, before anything is paid for."""
+"""What a plan will cost: two timed steps of each distinct model, on the machine at hand, before anything starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBE_LARGE = 2
 """Images of a probe of a model that takes more than a fraction of a second for one."""
 TRIAL_OVERHEAD_S = 0.2
 START_S = 20.0
-"""Seconds until Ray and its workers stand and torch is imported in each; a rough figure, shown as part of a rough estimate."""
+"""Seconds until Ray and its workers stand and torch is imported in each; rough, as the estimate is."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Estimator:
         return trial.schedule.epochs * epoch + len(data.test_labels) * speed.infer_s + TRIAL_OVERHEAD_S
 
     def teacher_s(self, wanted: TeacherWanted) -> float:
-        """Seconds to prepare a teacher and its logits on one trial's share; nothing for what is in the cache already."""
+        """Seconds to prepare a teacher and its logits on one trial's share; nothing for one that is in the cache."""
         trial, images = wanted.example, wanted.images
         own, teacher = trial.teacher_trial(), trial.canonical().distillation.teacher
         if own is None or teacher is None:
@@ -67,7 +67,7 @@ class Estimator:
         return filled + own.schedule.epochs * (train * step + own.dataset.val_size * speed.infer_s)
 
     def _speed(self, model: ModelConfig, trial: TrialConfig, data: ImageData) -> Speed:
-        key = model.model_dump_json() + trial.precision + str(trial.dataset.image_size)
+        key = f"{trial.dataset.name} {trial.dataset.image_size} {trial.precision} {model.model_dump_json()}"
         if key not in self._speeds:
             self._speeds[key] = _probe(model, trial.dataset, trial.precision, data, self.setup)
         return self._speeds[key]

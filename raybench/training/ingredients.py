@@ -32,8 +32,8 @@ def load_data(config: DatasetConfig, setup: Setup) -> ImageData:
     data = load(config.name, setup.data_root)
     if config.fingerprint and config.fingerprint != data.fingerprint:
         raise DataError(
-            f"{config.name}: these are not the data of the plan (fingerprint {data.fingerprint}, planned {config.fingerprint}); "
-            "run the command again to plan on them"
+            f"{config.name}: these are not the data of the plan (fingerprint {data.fingerprint}, planned "
+            f"{config.fingerprint}); run the command again to plan on them"
         )
     return data
 

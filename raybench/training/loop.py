@@ -36,8 +36,16 @@ class Epoch:
 
     @property
     def finite(self) -> bool:
-        """Whether the training loss is a number."""
-        return math.isfinite(self.metrics["train_loss"])
+        """Whether the losses are numbers; that of validation shows what the last step made of the weights."""
+        return self.fault is None
+
+    @property
+    def fault(self) -> str | None:
+        """Which loss is not finite, in words; none where both are."""
+        for name in ("train_loss", "eval_loss"):
+            if not math.isfinite(self.metrics[name]):
+                return f"{name} is {self.metrics[name]} in epoch {self.epoch}"
+        return None
 
 
 class Run:
@@ -62,20 +70,18 @@ class Run:
         """One epoch of training and its validation."""
         self.device.synchronise()
         start = time.perf_counter()
-        totals, parts = self._train()
+        top1, losses = self._train()
         self.device.synchronise()
         trained = time.perf_counter()
         evaluated = evaluate(self.task, self.validation, self.device)
         self.device.synchronise()
         ended = time.perf_counter()
         self.epoch += 1
-        train = totals.result()
-        losses = {name: (value / len(self.training)).item() for name, value in parts.items()}
         loss = losses.pop("loss")
         return Epoch(
             epoch=self.epoch,
             lr=self.optimizer.param_groups[0]["lr"],
-            metrics={"train_loss": loss, "train_top1": train["top1"], **{f"eval_{k}": v for k, v in evaluated.items()}},
+            metrics={"train_loss": loss, "train_top1": top1, **{f"eval_{k}": v for k, v in evaluated.items()}},
             parts=losses,
             train_time=trained - start,
             eval_time=ended - trained,
@@ -94,13 +100,15 @@ class Run:
         """Put the best epoch's weights back into the model."""
         self.task.module.load_state_dict(self.best_weights)
 
-    def _train(self) -> tuple[Totals, dict[str, Tensor]]:
+    def _train(self) -> tuple[float, dict[str, float]]:
+        """One pass over the training images: top-1 (%) and the mean of the loss and of each of its parts."""
         self.task.train()
         totals = Totals(self.device.device, ("top1",))
-        sums: dict[str, Tensor] = {}
-        steps = math.ceil(len(self.training) / self.config.batch_size)
+        losses: dict[str, list[Tensor]] = {}
+        images: list[int] = []
+        steps = self.training.steps(self.config.batch_size)
         for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
-            # A step's rate is that of its middle: neither the first of a warm-up nor the last of a cosine is wasted at 0.
+            # A step's rate is that of its middle: neither a warm-up's first nor a cosine's last is wasted at 0.
             rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.epoch + (step + 0.5) / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -110,11 +118,14 @@ class Run:
             self.scaler.scale(result["loss"]).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            with torch.no_grad():
-                totals.add(result.pop("output"), batch.labels)
-                for name, value in result.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach() * len(batch.labels)
-        return totals, sums
+            totals.add(result.pop("output").detach(), batch.labels)
+            # Losses stay on the device until the epoch's end, so that no step waits for them.
+            images.append(len(batch.labels))
+            for name, value in result.items():
+                losses.setdefault(name, []).append(value.detach())
+        weights = torch.tensor(images, dtype=torch.float64) / len(self.training)
+        means = {name: (torch.stack(values).double().cpu() @ weights).item() for name, values in losses.items()}
+        return totals.result()["top1"], means
 
     def state(self) -> State:
         """Everything needed to go on: a flat dict of tensors and plain values."""
@@ -156,9 +167,9 @@ def evaluate(task: Task, images: PlainImages, device: Device) -> dict[str, float
 
 
 def train(run: Run, until: int, score: Callable[[Epoch], float], after_epoch: Callable[[Run, Epoch], bool]) -> bool:
-    """Train to epoch `until`. `score` says how good an epoch is (larger is better); `after_epoch` returns False to stop.
+    """Train to epoch `until`. `score` says how good an epoch is (larger is better); `after_epoch` may return False.
 
-    Returns False when stopped, by `after_epoch` or by a loss that is not finite.
+    Returns False when that stopped it, or a loss that is not finite.
     """
     while run.epoch < until:
         epoch = run.train_epoch()

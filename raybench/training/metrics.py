@@ -10,9 +10,14 @@ from torch import Tensor
 
 
 def top(k: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """How many of a batch have their label among the k largest logits: (B, classes), (B,) -> scalar count."""
+    """How many of a batch have their label among the k largest logits: (B, classes), (B,) -> scalar count.
+
+    Of equal logits the first class is taken for k = 1; for larger k it is not said which, but never more than k.
+    """
 
     def count(logits: Tensor, labels: Tensor) -> Tensor:
+        if k == 1:
+            return (logits.argmax(dim=1) == labels).sum()
         chosen = logits.topk(min(k, logits.shape[1]), dim=1).indices  # (B, k)
         return (chosen == labels[:, None]).any(dim=1).sum()
 

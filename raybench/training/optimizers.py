@@ -26,7 +26,10 @@ def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Op
 
 
 def learning_rate(config: ScheduleConfig, peak: float, epoch: float) -> float:
-    """The rate after `epoch` epochs (fractions count steps): linear warm-up from 0 to `peak`, then the schedule down to `min_lr`."""
+    """The rate after `epoch` epochs (fractions count steps): linear warm-up from 0 to `peak`, then the schedule.
+
+    A cosine goes down to `min_lr` at its horizon (Loshchilov and Hutter 2017, equation 5, without restarts).
+    """
     if epoch < config.warmup_epochs:
         return peak * epoch / config.warmup_epochs
     if config.name == "constant":

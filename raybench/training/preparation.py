@@ -1,18 +1,22 @@
-"""Teachers made ready once, on the whole training part, and shared by all trials, seeds and sweeps that ask for the same one.
+"""Teachers made ready once, on the whole training part, and shared by all trials, seeds and sweeps that ask for one.
 
-A prepared teacher is a folder in the cache: `weights.safetensors`, `teacher.json` (written last) and, a set of views, a folder of logits.
+A prepared teacher is a folder in the cache: `weights.safetensors` (with the normalisation and size of its input),
+`teacher.json` (written last) and, for each set of views, a folder of logits.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from raybench.config.folders import cache_root
@@ -20,8 +24,10 @@ from raybench.config.trial import TrialConfig
 from raybench.data.splits import split
 from raybench.distillation.cache import LogitCache, cache_key
 from raybench.distillation.teacher import Teacher, TeacherRecord
+from raybench.errors import RaybenchError
 from raybench.models import count_parameters
-from raybench.training.batches import PlainImages, TrainingImages
+from raybench.models.macs import count_macs
+from raybench.training.batches import PlainImages, TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device
 from raybench.training.ingredients import Ingredients, gather, load_data, make_model
@@ -30,6 +36,11 @@ from raybench.training.recorder import Setup
 from raybench.training.tasks import CachedTeacher, Classification, LiveTeacher, TeacherLogits
 
 Progress = Callable[[str], None]
+
+WORTH_THREADS_MACS = 1_000_000_000
+"""Multiply-adds of a step's forward pass below which threads wait for each other longer than they compute. A rule of
+the model's size, not of a clock, so that the same machine prepares the same bits again."""
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,13 +67,22 @@ def teacher_folder(config: TrialConfig) -> Path:
 def ensure_teacher(config: TrialConfig, setup: Setup, say: Progress = lambda _: None) -> TeacherRecord:
     """The record of this trial's teacher, prepared now if nobody has yet. Others wait for whoever prepares it."""
     folder = teacher_folder(config)
-    if (record := TeacherRecord.load(folder)) is not None:
+    if (record := _ready(folder)) is not None:
         return record
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
-        if (record := TeacherRecord.load(folder)) is not None:
+        if (record := _ready(folder)) is not None:
             return record
-        return _prepare(config, setup, folder, say)
+        threads = torch.get_num_threads()
+        try:
+            return _prepare(config, setup, folder, say)
+        finally:
+            # The trial that had to prepare its teacher must train like those that found it.
+            torch.set_num_threads(threads)
+
+
+def _ready(folder: Path) -> TeacherRecord | None:
+    return TeacherRecord.load(folder) if (folder / WEIGHTS).exists() else None
 
 
 def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> TeacherRecord:
@@ -72,16 +92,17 @@ def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> 
     start = time.perf_counter()
     device = choose_device(own.precision)
     ingredients = gather(own, setup, device)
+    macs = count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
+    torch.set_num_threads(setup.threads if macs * own.batch_size >= WORTH_THREADS_MACS else 1)
     task = Classification(ingredients.built, device.device, own.label_smoothing, head_only=teacher.prepare == "head")
     if teacher.prepare != "none":
-        _train(Run(own, task, ingredients.training, ingredients.validation, device), folder, say)
+        run = Run(own, task, ingredients.training, ingredients.validation, device)
+        _train(run, Checkpoints(folder / "checkpoints", setup.checkpoint_every_s), say)
     scores = {
         "eval": evaluate(task, ingredients.validation, device),
         "test": evaluate(task, _test_images(ingredients, device), device),
     }
-    draft = folder / ".weights.tmp"
-    save_file({name: tensor.contiguous().cpu() for name, tensor in task.module.state_dict().items()}, draft)
-    draft.replace(folder / "weights.safetensors")
+    _save_weights(task, folder)
     record = TeacherRecord(
         key=folder.name,
         name=teacher.name,
@@ -101,9 +122,18 @@ def _test_images(ingredients: Ingredients, device: Device) -> PlainImages:
     return PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device)
 
 
-def _train(run: Run, folder: Path, say: Progress) -> None:
-    """The one loop, on the teacher; its best epoch on validation is kept."""
-    checkpoints = Checkpoints(folder / "checkpoints", every_s=30)
+def _save_weights(task: Classification, folder: Path) -> None:
+    """The teacher's weights and how its input is made, there whole or not at all."""
+    about = {"mean": json.dumps(task.mean), "std": json.dumps(task.std), "image_size": json.dumps(task.image_size)}
+    draft = folder / ".weights.tmp"
+    save_file({name: tensor.cpu().contiguous() for name, tensor in task.module.state_dict().items()}, draft, about)
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(folder / WEIGHTS)
+
+
+def _train(run: Run, checkpoints: Checkpoints, say: Progress) -> None:
+    """The one loop, on the teacher; its best epoch on validation is kept. Raises RaybenchError when there is none."""
     torch.manual_seed(run.config.seed)
     if (state := checkpoints.newest()) is not None:
         run.restore(state)
@@ -115,8 +145,12 @@ def _train(run: Run, folder: Path, say: Progress) -> None:
         return True
 
     train(run, run.config.schedule.epochs, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), after_epoch)
-    if run.best_weights:
-        run.use_best()
+    if not run.best_weights:
+        raise RaybenchError(
+            f"teacher {run.config.model.name}: its loss was never a number; lower distillation.teacher.optimizer.lr = "
+            f"{run.config.optimizer.lr:g}"
+        )
+    run.use_best()
 
 
 def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
@@ -126,18 +160,22 @@ def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
     own = config.teacher_trial()
     assert own is not None
     data = load_data(config.dataset, setup)
-    bare = own.model.model_copy(update={"weights": "none"})
+    path = teacher_folder(config) / WEIGHTS
+    with safe_open(path, "pt") as file:
+        about = {key: json.loads(value) for key, value in file.metadata().items()}
+    # Those its first weights brought, which need not be here any more.
+    mean, std, size = tuple(about["mean"]), tuple(about["std"]), about["image_size"]
+    bare = own.model.model_copy(update={"weights": "none", "mean": mean, "std": std, "image_size": size})
     built = make_model(bare, config.dataset, data, setup)
-    # mean, std and size belong to the weights the teacher began with, not to the ones it has now.
-    if own.model.weights != "none":
-        begun = make_model(own.model, config.dataset, data, setup)
-        built = replace(begun, module=built.module)
-    built.module.load_state_dict(load_file(teacher_folder(config) / "weights.safetensors"))
+    built.module.load_state_dict(load_file(path))
     return Teacher(built, device.device, device.autocast_dtype)
 
 
 def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | None = None) -> LogitCache:
-    """The teacher's logits for all views of the first `images` training images (none: this trial's train size), computed where missing."""
+    """The teacher's logits for all views of the first `images` training images, computed where missing.
+
+    Without `images` as many as this trial trains on.
+    """
     data = load_data(config.dataset, setup)
     everything = split(data.train_labels, config.dataset.val_size, "all").train
     wanted = (
@@ -145,8 +183,7 @@ def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | 
         if images is None
         else images
     )
-    shown = config.dataset.model_copy(update={"train_size": "all"})
-    views = TrainingImages(data, everything[:1], shown, torch.device("cpu")).views
+    views = views_of(config.dataset)
     key = cache_key(
         data=data.fingerprint,
         val_size=config.dataset.val_size,
@@ -158,7 +195,7 @@ def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | 
     )
     cache = LogitCache(teacher_folder(config) / f"logits-{key}", len(everything), views, len(data.classes))
     if cache.missing(wanted):
-        training = TrainingImages(data, everything, shown, device.device)
+        training = TrainingImages(data, everything, config.dataset, device.device)
         teacher = load_teacher(config, setup, device)
         cache.fill(
             wanted, lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))

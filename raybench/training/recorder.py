@@ -1,7 +1,8 @@
-"""What a trial leaves behind: its rows, its TensorBoard events, its checkpoints. The trial writes them itself, wherever it runs."""
+"""What a trial leaves behind, written by itself wherever it runs: its rows, TensorBoard events and checkpoints."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
 from raybench.training.checkpoints import Checkpoints, State
 from raybench.training.loop import Epoch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Recorder:
     def __init__(self, config: TrialConfig, cell: str, setup: Setup, folder: Path) -> None:
         self.config = config
         self.store = Store(folder)
-        self.checkpoints = Checkpoints(folder / "checkpoints" / config.trial_id, setup.checkpoint_every_s)
+        attempt = self.store.next_attempt(config.trial_id)
+        self.checkpoints = Checkpoints(folder / "checkpoints" / config.trial_id, setup.checkpoint_every_s, attempt)
         self.rows: list[EpochRow] = []
         self.row = TrialRow(
             trial_id=config.trial_id,
@@ -61,28 +65,41 @@ class Recorder:
             preset=setup.preset,
             cell=cell,
             status=Status.RUNNING,
-            attempt=self.store.next_attempt(config.trial_id),
+            attempt=attempt,
+            failures=attempt - 1,
             seed=config.seed,
             node=socket.gethostname(),
             started=datetime.now(UTC),
             config=config.flat(),
-            env=setup.env,
+            env=dict(setup.env),
         )
         self._folder = folder
         self._board: Any = None
 
-    def start(self, state: State | None, **known: Any) -> None:
-        """Say that the trial runs, and take over the rows of the epochs that a checkpoint holds."""
+    def resume(self) -> State | None:
+        """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
+        if (state := self.checkpoints.newest()) is None:
+            return None
+        rows = [row for row in self.store.last_epochs(self.config.trial_id) if row.epoch <= state["epoch"]]
+        if [row.epoch for row in rows] != list(range(1, state["epoch"] + 1)):
+            logger.warning(
+                f"trial {self.config.trial_id}: rows of epochs before its checkpoint are lost; it begins anew"
+            )
+            return None
+        self.rows = rows
+        # Every attempt since has broken, but not one that stopped at this checkpoint on purpose.
+        since = self.row.attempt - state.get("attempt", 1) - int(state.get("paused", False))
+        self.row = replace(self.row, failures=state.get("failures", 0) + since)
+        return state
+
+    def start(self, **known: Any) -> None:
+        """Say that the trial runs, and open its TensorBoard events."""
         from raybench.results.tensorboard import TrialBoard
 
-        done = state["epoch"] if state else 0
-        self.rows = [row for row in self.store.last_epochs(self.config.trial_id) if row.epoch <= done]
-        self.row = replace(self.row, epochs=done, failures=self.row.attempt - 1, **known)
+        self.row = replace(self.row, epochs=len(self.rows), **known)
         self.store.write_trial(self.row)
         shown = {key: value for key, value in self.config.flat().items() if value is not None}
-        self._board = TrialBoard(
-            self._folder / "tensorboard", self.config.trial_id, shown, ("test_top1", "eval_top1"), done
-        )
+        self._board = TrialBoard(self._folder, self.config.trial_id, shown, ("test_top1", "eval_top1"), len(self.rows))
 
     def epoch(self, epoch: Epoch) -> None:
         """Commit an epoch's row, then show it."""
@@ -101,9 +118,11 @@ class Recorder:
         self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
         self._board.epoch(row)
 
-    def save(self, state: State) -> None:
-        """Keep a checkpoint."""
-        self.checkpoints.save(state)
+    def save(self, state: State, *, paused: bool = False) -> None:
+        """Keep a checkpoint; `paused` says that the attempt stops here on purpose."""
+        self.checkpoints.save(
+            {**state, "attempt": self.row.attempt, "failures": self.row.failures or 0, "paused": paused}
+        )
 
     def pause(self) -> None:
         """The trial stops at a rung and stays `running`: its row says how far it is."""

@@ -1,8 +1,8 @@
-"""A whole trial by one plain call: data, model, teacher, training, selection on validation, one look at the test set."""
+"""A whole trial by one plain call: data, model, teacher, training, selection on validation, one look at the test."""
 
 from __future__ import annotations
 
-import math
+import statistics
 import time
 import traceback
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from raybench.config.trial import TrialConfig
-from raybench.errors import RaybenchError
+from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
+from raybench.models.macs import count_macs
 from raybench.results.schema import Status
 from raybench.training.batches import PlainImages
 from raybench.training.device import Device, choose_device
@@ -39,12 +40,15 @@ class Outcome:
 def run_trial(config: TrialConfig, setup: Setup, cell: str = "", until: int | None = None) -> Outcome:
     """Run a trial to epoch `until` (none: to its end), going on from its last checkpoint where there is one.
 
-    Every fault of the trial itself ends as a row with its reason; only faults of the results folder are raised.
+    Every fault of the trial itself ends as a row with its reason. Raises ResultsError when the results folder or the
+    cache cannot be written: the trial stays due and its checkpoints stay.
     """
     assert setup.results is not None, "a trial needs a results folder; train() runs without one"
     recorder = Recorder(config, cell, setup, setup.results)
     try:
         return _run(config, setup, until or config.schedule.epochs, recorder)
+    except ResultsError:
+        raise
     except RaybenchError as error:
         reason = str(error)
     except torch.OutOfMemoryError as error:
@@ -60,7 +64,7 @@ def run_trial(config: TrialConfig, setup: Setup, cell: str = "", until: int | No
 
 def _keep_traceback(recorder: Recorder) -> None:
     folder = recorder.store.folder / "logs"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{recorder.config.trial_id}-a{recorder.row.attempt}.txt").write_text(traceback.format_exc())
 
 
@@ -74,82 +78,84 @@ def _run(config: TrialConfig, setup: Setup, until: int, recorder: Recorder) -> O
     run = Run(config, task, ingredients.training, ingredients.validation, device)
     # The draws of training (dropout) start from the seed, whatever a teacher or a cache drew before.
     torch.manual_seed(config.seed)
-    state = recorder.checkpoints.newest()
-    if state is not None:
+    if (state := recorder.resume()) is not None:
         run.restore(state)
     recorder.row.env.update(precision=device.precision, threads=torch.get_num_threads(), gpu=device.name)
     recorder.start(
-        state,
         param_count=count_parameters(task.module) / 1e6,
+        gmacs=_macs(ingredients) / 1e9,
         dataset_variant=ingredients.data.variant,
         dataset_fingerprint=ingredients.data.fingerprint,
         **about_teacher,
     )
     peak = device.memory_mib()
+    fault: str | None = None
 
     def after_epoch(run: Run, epoch: Epoch) -> bool:
-        nonlocal peak
+        nonlocal peak, fault
+        fault = epoch.fault
         peak = max(peak, device.memory_mib())
         recorder.epoch(epoch)
-        last = run.epoch >= config.schedule.epochs
-        if epoch.finite and not last and (run.epoch == until or recorder.checkpoints.due()):
+        if epoch.finite and run.epoch < until and recorder.checkpoints.due():
             recorder.save(run.state())
-        return setup.trial_time_s is None or time.monotonic() - begun < setup.trial_time_s or last
+        through = run.epoch >= config.schedule.epochs
+        return through or setup.trial_time_s is None or time.monotonic() - begun < setup.trial_time_s
 
     went = train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch)
-    return _conclude(run, setup, recorder, ingredients, device, went, peak)
+    if went:
+        return _conclude(run, setup, recorder, ingredients, device, peak)
+    status = Status.DIVERGED if fault else Status.FAILED
+    return _settle(run, setup, recorder, peak, status, fault or f"timeout: longer than {setup.trial_time_s:g} s")
+
+
+def _macs(ingredients: Ingredients) -> int:
+    return count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
 
 
 def _conclude(
-    run: Run, setup: Setup, recorder: Recorder, ingredients: Ingredients, device: Device, went: bool, peak: float
+    run: Run, setup: Setup, recorder: Recorder, ingredients: Ingredients, device: Device, peak: float
+) -> Outcome:
+    """The end of what went well: a pause, or the best epoch's one look at the test set."""
+    if run.epoch < run.config.schedule.epochs:
+        recorder.save(run.state(), paused=True)
+        recorder.pause()
+        return _outcome(run, setup, recorder, Status.RUNNING)
+    if not run.best_weights:
+        return _settle(run, setup, recorder, peak, Status.DIVERGED, f"{setup.metric} was never a number")
+    run.use_best()
+    images = PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device)
+    device.synchronise()
+    start = time.perf_counter()
+    test = evaluate(run.task, images, device)
+    speed = len(images.labels) / (time.perf_counter() - start)
+    best = recorder.rows[run.best_epoch - 1]
+    known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()}
+    known |= {"best_epoch": run.best_epoch, "eval_loss": best.eval_loss, "eval_top1": best.eval_top1}
+    return _settle(run, setup, recorder, peak, Status.COMPLETE, None, infer_samples_per_sec=speed, **known)
+
+
+def _settle(
+    run: Run, setup: Setup, recorder: Recorder, peak: float, status: Status, reason: str | None, **known: Any
 ) -> Outcome:
     rows = recorder.rows
-    scores = {row.epoch: getattr(row, setup.metric) for row in rows}
-
-    def outcome(status: Status, reason: str | None = None) -> Outcome:
-        return Outcome(run.config.trial_id, status, run.epoch, scores, reason)
-
-    seconds = sum((row.train_time or 0) + (row.eval_time or 0) for row in rows)
-    known: dict[str, Any] = {
-        "train_time": sum(row.train_time or 0 for row in rows),
-        "device_hours": seconds / 3600 * device_share(setup),
-        "peak_memory": peak,
-        "train_samples_per_sec": _median([row.train_samples_per_sec or 0 for row in rows[1:] or rows]),
-    }
-    if not went:
-        finite = math.isfinite(rows[-1].train_loss or 0)
-        status = Status.FAILED if finite else Status.DIVERGED
-        reason = (
-            f"timeout: longer than {setup.trial_time_s:g} s"
-            if finite
-            else f"loss is {rows[-1].train_loss} in epoch {run.epoch}"
-        )
-        recorder.settle(status, reason, **known)
-        return outcome(status, reason)
-    if run.epoch < run.config.schedule.epochs:
-        recorder.pause()
-        return outcome(Status.RUNNING)
-    if not run.best_weights:
-        reason = f"{setup.metric} was never a number"
-        recorder.settle(Status.DIVERGED, reason, **known)
-        return outcome(Status.DIVERGED, reason)
-    run.use_best()
-    start = time.perf_counter()
-    test = evaluate(
-        run.task, PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device), device
-    )
-    device.synchronise()
-    known["infer_samples_per_sec"] = len(ingredients.data.test_labels) / (time.perf_counter() - start)
-    known |= {f"test_{name}": value for name, value in test.items()}
-    best = rows[run.best_epoch - 1]
+    train_time = sum(row.train_time or 0 for row in rows)
+    eval_time = sum(row.eval_time or 0 for row in rows)
     recorder.settle(
-        Status.COMPLETE,
-        best_epoch=run.best_epoch,
-        eval_loss=best.eval_loss,
-        eval_top1=best.eval_top1,
+        status,
+        reason,
+        train_time=train_time,
+        device_hours=(train_time + eval_time) / 3600 * device_share(setup),
+        peak_memory=peak,
+        # The first epoch warms up.
+        train_samples_per_sec=statistics.median(row.train_samples_per_sec or 0 for row in rows[1:] or rows),
         **known,
     )
-    return outcome(Status.COMPLETE)
+    return _outcome(run, setup, recorder, status, reason)
+
+
+def _outcome(run: Run, setup: Setup, recorder: Recorder, status: Status, reason: str | None = None) -> Outcome:
+    scores = {row.epoch: getattr(row, setup.metric) for row in recorder.rows}
+    return Outcome(run.config.trial_id, status, run.epoch, scores, reason)
 
 
 def make_task(
@@ -165,8 +171,3 @@ def make_task(
         "teacher_top1": record.eval_top1,
         "teacher_test_top1": record.test_top1,
     }
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2]

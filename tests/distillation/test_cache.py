@@ -1,0 +1,196 @@
+"""The cache of logits: the same bits whoever fills it, however often he is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raybench.distillation.cache import BLOCK, LogitCache, cache_key
+from raybench.errors import RaybenchError, ResultsError
+
+CPU = torch.device("cpu")
+IMAGES, VIEWS, CLASSES = 3 * BLOCK + 40, 3, 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads only hinder tensors this small."""
+    torch.set_num_threads(1)
+
+
+def compute(positions: Tensor, slot: int) -> Tensor:
+    """Some logits of these images in this view."""
+    numbers = positions[:, None] * 7.3 + torch.arange(CLASSES) * (slot + 1.7)
+    return torch.sin(numbers).half()
+
+
+def slowly(positions: Tensor, slot: int) -> Tensor:
+    """The same, a millisecond later."""
+    time.sleep(0.001)
+    return compute(positions, slot)
+
+
+def whole() -> Tensor:
+    """(IMAGES, VIEWS, CLASSES)."""
+    return torch.stack([compute(torch.arange(IMAGES), slot) for slot in range(VIEWS)], dim=1)
+
+
+def opened(folder: Path) -> LogitCache:
+    return LogitCache(folder, IMAGES, VIEWS, CLASSES)
+
+
+def in_process(work: Callable[[], object]) -> int:
+    """Run in a forked process (which has torch imported already); returns its id."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads; the child touches none of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_holds_what_was_computed(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    assert cache.missing(IMAGES) == [0, 1, 2, 3]
+    assert cache.fill(IMAGES, compute) == IMAGES * VIEWS
+    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+    assert cache.missing(IMAGES) == []
+
+
+def test_fills_whole_blocks_and_only_those_asked_for(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    shown: list[tuple[int, int, int]] = []
+
+    def spy(positions: Tensor, slot: int) -> Tensor:
+        shown.append((int(positions[0]), len(positions), slot))
+        return compute(positions, slot)
+
+    assert cache.fill(BLOCK + 1, spy) == 2 * BLOCK * VIEWS
+    assert shown == [(start, BLOCK, slot) for start in (0, BLOCK) for slot in range(VIEWS)]
+    assert cache.missing(IMAGES) == [2, 3]
+    with pytest.raises(RuntimeError, match="2 blocks are not filled"):
+        cache.rows(IMAGES, CPU)
+
+
+def test_a_smaller_fill_is_a_prefix_of_a_larger_one_bit_for_bit(tmp_path: Path) -> None:
+    small, large = opened(tmp_path / "small"), opened(tmp_path / "large")
+    small.fill(100, compute)
+    large.fill(IMAGES, compute)
+    assert torch.equal(small.rows(100, CPU), large.rows(IMAGES, CPU)[:100])
+    small.fill(IMAGES, compute)
+    assert (tmp_path / "small/logits.f16").read_bytes() == (tmp_path / "large/logits.f16").read_bytes()
+
+
+def test_nothing_is_computed_twice(tmp_path: Path) -> None:
+    opened(tmp_path).fill(IMAGES, compute)
+
+    def refuse(positions: Tensor, slot: int) -> Tensor:
+        raise AssertionError(f"computed again: {slot} of {positions}")
+
+    assert opened(tmp_path).fill(IMAGES, refuse) == 0
+
+
+def test_two_processes_fill_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    log = tmp_path / "computed"
+
+    def work() -> None:
+        rows = opened(folder).fill(IMAGES, slowly)
+        with log.open("a") as file:
+            file.write(f"{rows}\n")
+
+    children = [in_process(work) for _ in range(2)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    # One fills everything; the other waits and finds nothing left to do.
+    assert sum(int(line) for line in log.read_text().split()) == IMAGES * VIEWS
+    assert torch.equal(opened(folder).rows(IMAGES, CPU), whole())
+
+
+def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path: Path) -> None:
+    moments = random.Random(3)
+    for _ in range(8):
+        child = in_process(lambda: opened(tmp_path / "killed").fill(IMAGES, slowly))
+        time.sleep(moments.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    cache = opened(tmp_path / "killed")
+    cache.fill(IMAGES, compute)
+    opened(tmp_path / "whole").fill(IMAGES, compute)
+    for name in ("logits.f16", "filled.u8"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+
+
+@pytest.mark.parametrize("name", ["logits.f16", "filled.u8"])
+@pytest.mark.parametrize("content", [b"", b"foreign", None])
+def test_a_truncated_foreign_or_missing_file_is_filled_again(tmp_path: Path, name: str, content: bytes | None) -> None:
+    opened(tmp_path).fill(IMAGES, compute)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    cache = opened(tmp_path)
+    # Marks without their logits would teach zeros.
+    assert cache.missing(IMAGES) == [0, 1, 2, 3]
+    cache.fill(IMAGES, compute)
+    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+
+
+def test_logits_that_are_not_finite_are_refused_and_not_marked(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    with pytest.raises(RaybenchError, match="not finite"):
+        cache.fill(IMAGES, lambda positions, slot: compute(positions, slot) / 0)
+    assert cache.missing(1) == [0]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 64 KiB, or a skip."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_kills_nothing(full_disk: Path) -> None:
+    cache = LogitCache(full_disk, 64 * BLOCK, VIEWS, CLASSES)  # 480 KiB, sparse
+    with pytest.raises(ResultsError, match=r"disk full.*RAYBENCH_CACHE"):
+        cache.fill(64 * BLOCK, compute)
+    filled = 64 - len(cache.missing(64 * BLOCK))
+    assert 0 < filled < 64
+    rows = filled * BLOCK
+    expected = torch.stack([compute(torch.arange(rows), slot) for slot in range(VIEWS)], dim=1)
+    assert torch.equal(cache.rows(rows, CPU), expected)
+
+
+def test_key_depends_on_everything_it_is_given() -> None:
+    keys = {cache_key(a=1), cache_key(a=2), cache_key(a="1"), cache_key(b=1), cache_key(a=1, b=1)}
+    assert len(keys) == 5
+    assert cache_key(a=1, b=2) == cache_key(b=2, a=1)
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
+
+
+def test_size_is_that_of_the_file(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.fill(IMAGES, compute)
+    assert cache.size_mib == (tmp_path / "logits.f16").stat().st_size / 2**20
+    assert np.fromfile(tmp_path / "logits.f16", np.float16).size == IMAGES * VIEWS * CLASSES

@@ -1,0 +1,168 @@
+"""Batches: which view an image shows is a function of seed, epoch and image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from raybench.config.trial import DatasetConfig
+from raybench.data import ImageData
+from raybench.data.views import draw_slots, plain_view, render, view_table
+from raybench.training.batches import Batch, PlainImages, TrainingImages, views_of
+
+CPU = torch.device("cpu")
+CONFIG = DatasetConfig(name="any", augment=("crop2", "hflip"), views=6)
+N = 90
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads only hinder tensors this small."""
+    torch.set_num_threads(1)
+
+
+def data(n: int = N) -> ImageData:
+    """Random images of 6 px in which no two are alike."""
+    numbers = np.random.default_rng(1)
+    images = numbers.integers(0, 256, (n, 3, 6, 6), dtype=np.uint8)
+    labels = np.arange(n, dtype=np.int64) % 4
+    return ImageData(
+        name="any",
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:5],
+        test_labels=labels[:5],
+        classes=("a", "b", "c", "d"),
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        variant="embedded",
+        fingerprint="0" * 12,
+    )
+
+
+def images(indices: list[int] | None = None, config: DatasetConfig = CONFIG) -> TrainingImages:
+    chosen = np.arange(N) if indices is None else np.array(indices)
+    return TrainingImages(data(), chosen, config, CPU)
+
+
+def shown(training: TrainingImages, epoch: int, seed: int, batch_size: int) -> dict[int, torch.Tensor]:
+    """Image number -> the view it showed."""
+    found: dict[int, torch.Tensor] = {}
+    for batch in training.epoch(epoch, seed, batch_size):
+        for position, view in zip(batch.positions.tolist(), batch.views, strict=True):
+            found[int(training.indices[position])] = view
+    return found
+
+
+def everything(batches: Iterator[Batch]) -> list[torch.Tensor]:
+    return [tensor for b in batches for tensor in (b.positions, b.slots, b.views, b.labels)]
+
+
+def test_every_image_once_an_epoch_with_its_label() -> None:
+    training = images([7, 3, 50, 51, 2])
+    batches = list(training.epoch(0, 0, 2))
+    positions = torch.cat([batch.positions for batch in batches])
+    assert sorted(positions.tolist()) == [0, 1, 2, 3, 4]
+    labels = torch.cat([batch.labels for batch in batches])
+    assert torch.equal(labels, training.indices[positions] % 4)
+
+
+def test_a_view_depends_on_seed_epoch_and_image_alone() -> None:
+    whole = shown(images(), epoch=3, seed=5, batch_size=32)
+    # Another subset, in another order, in batches of another size.
+    part = shown(images([80, 4, 33, 2, 70, 11]), epoch=3, seed=5, batch_size=4)
+    assert set(part) == {80, 4, 33, 2, 70, 11}
+    assert all(torch.equal(view, whole[index]) for index, view in part.items())
+
+
+def test_the_view_is_the_one_of_the_table() -> None:
+    table = view_table(N, CONFIG.augment, CONFIG.views)
+    stored = torch.from_numpy(data().train_images)
+    for index, view in shown(images(), epoch=2, seed=1, batch_size=16).items():
+        at = torch.tensor([index])
+        code = table[index, draw_slots(at, 2, 1, 6)]
+        assert torch.equal(render(stored, at, code, CONFIG.augment)[0], view)
+
+
+def test_another_epoch_or_seed_shows_other_views_in_another_order() -> None:
+    training = images()
+    first = everything(training.epoch(0, 0, 32))
+    assert all(torch.equal(a, b) for a, b in zip(first, everything(training.epoch(0, 0, 32)), strict=True))
+    for epoch, seed in ((1, 0), (0, 1)):
+        other = everything(training.epoch(epoch, seed, 32))
+        assert not torch.equal(first[0], other[0])
+        views = shown(training, epoch, seed, 32)
+        assert any(not torch.equal(view, views[i]) for i, view in shown(training, 0, 0, 32).items())
+
+
+def test_rendering_positions_and_slots_again_gives_the_batchs_views() -> None:
+    # This is how the cache of logits is filled: a teacher must see what the student will.
+    training = images([5, 60, 9, 8, 77])
+    for batch in training.epoch(4, 2, 3):
+        assert torch.equal(training.render(batch.positions, batch.slots), batch.views)
+
+
+def test_each_epoch_draws_from_the_fixed_views_only() -> None:
+    training = images([5])
+    slots = {int(batch.slots[0]) for epoch in range(60) for batch in training.epoch(epoch, 0, 8)}
+    assert slots == set(range(6))  # P(one of 6 missing in 60 draws) is 1e-4; and the draws are fixed
+
+
+def test_without_augmentation_the_image_itself() -> None:
+    plain = DatasetConfig(name="any")
+    training = images(config=plain)
+    assert training.views == views_of(plain) == 1
+    assert plain_view(()) == 0
+    for index, view in shown(training, 0, 0, 32).items():
+        assert torch.equal(view, torch.from_numpy(data().train_images[index]))
+
+
+def test_all_views_are_as_many_as_the_augmentation_has() -> None:
+    config = DatasetConfig(name="any", augment=("crop2", "hflip"))
+    assert images(config=config).views == views_of(config) == 50
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(30, [30, 30, 30]), (40, [40, 40, 10]), (89, [90]), (44, [44, 44, 2]), (200, [90]), (1, [1] * 90)],
+)
+def test_sizes_of_batches(batch_size: int, sizes: list[int]) -> None:
+    training = images()
+    found = [len(batch.labels) for batch in training.epoch(0, 0, batch_size)]
+    assert found == sizes
+    assert training.steps(batch_size) == len(sizes)
+
+
+def test_a_single_image_left_over_joins_the_batch_before() -> None:
+    # Batch normalisation refuses to train on one value a channel.
+    assert [len(batch.labels) for batch in images(list(range(9))).epoch(0, 0, 4)] == [4, 5]
+    assert [len(batch.labels) for batch in images([3]).epoch(0, 0, 4)] == [1]
+
+
+def test_plain_images_are_all_there_in_order() -> None:
+    source = data()
+    chosen = np.array([4, 1, 8, 30, 2])
+    batches = list(PlainImages(source.train_images, source.train_labels, chosen, CPU).batches(2))
+    assert [len(labels) for _, labels in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat([views for views, _ in batches]), torch.from_numpy(source.train_images[chosen]))
+    assert torch.equal(torch.cat([labels for _, labels in batches]), torch.from_numpy(source.train_labels[chosen]))
+
+
+def test_plain_images_take_memory_that_is_mapped_for_reading() -> None:
+    source = data()
+    source.train_images.flags.writeable = False
+    source.train_labels.flags.writeable = False
+    whole = PlainImages(source.train_images, source.train_labels, None, CPU)  # torch would warn of it
+    assert len(whole.labels) == N
+
+
+@pytest.mark.gpu
+def test_the_same_batches_on_a_gpu() -> None:
+    chosen = np.arange(N)
+    on_gpu = TrainingImages(data(), chosen, CONFIG, torch.device("cuda")).epoch(3, 1, 32)
+    for here, there in zip(everything(images().epoch(3, 1, 32)), everything(on_gpu), strict=True):
+        assert there.is_cuda
+        assert torch.equal(here, there.cpu())

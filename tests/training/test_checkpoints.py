@@ -1,0 +1,175 @@
+"""Checkpoints: whole or absent, the newest that can be read, and never code."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raybench.errors import ResultsError
+from raybench.training.checkpoints import Checkpoints, latest_epoch
+
+
+def state(epoch: int, floats: int = 10) -> dict[str, Any]:
+    return {"epoch": epoch, "model": {"weight": torch.full((floats,), float(epoch))}, "rng": torch.get_rng_state()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def epoch_of(found: dict[str, Any] | None) -> int | None:
+    return None if found is None else found["epoch"]
+
+
+def test_gives_back_what_was_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "new" / "folder")
+    assert checkpoints.newest() is None
+    checkpoints.save(state(3))
+    found = checkpoints.newest()
+    assert found is not None
+    assert torch.equal(found["model"]["weight"], torch.full((10,), 3.0))
+    assert torch.equal(found["rng"], state(3)["rng"])
+
+
+def test_keeps_the_last_two(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (1, 2, 9, 10):
+        checkpoints.save(state(epoch))
+    assert names(tmp_path) == ["a1-epoch-000009.pt", "a1-epoch-000010.pt"]
+    assert epoch_of(checkpoints.newest()) == 10
+    assert latest_epoch(tmp_path) == 10
+    assert latest_epoch(tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_newest_falls_back_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    newest = tmp_path / "a1-epoch-000002.pt"
+    content = newest.read_bytes()
+    newest.write_bytes(content[: int(len(content) * share)])
+    with caplog.at_level(logging.WARNING):
+        assert epoch_of(checkpoints.newest()) == 1
+    assert str(newest) in caplog.text
+    assert len(checkpoints.skipped) == 1
+
+
+def test_flipped_bytes_in_the_newest_are_noticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1, 5000))
+    checkpoints.save(state(2, 5000))
+    newest = tmp_path / "a1-epoch-000002.pt"
+    with zipfile.ZipFile(newest) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(newest.read_bytes())
+    content[largest.header_offset + 4000] ^= 0xFF
+    newest.write_bytes(content)
+    assert epoch_of(checkpoints.newest()) == 1
+
+
+def test_none_readable_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a1-epoch-000001.pt").write_bytes(b"")
+    assert Checkpoints(tmp_path).newest() is None
+
+
+class Malicious:
+    """Runs code when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, writer: str) -> None:
+    folder, target = tmp_path / "checkpoints", tmp_path / "was here"
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(state(1))
+    content = {"epoch": 2, "model": Malicious(target)}
+    with (folder / "a1-epoch-000002.pt").open("wb") as file:
+        if writer == "torch":
+            torch.save(content, file)
+        else:
+            pickle.dump(content, file)
+    assert epoch_of(checkpoints.newest()) == 1
+    assert not target.exists()
+
+
+def test_something_else_than_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    torch.save([1, 2], tmp_path / "a1-epoch-000002.pt")
+    torch.save(state(9), tmp_path / "notes.pt")
+    assert epoch_of(checkpoints.newest()) == 1
+
+
+def test_late_writes_of_an_earlier_attempt_change_nothing(tmp_path: Path) -> None:
+    cut_off, current = Checkpoints(tmp_path, attempt=1), Checkpoints(tmp_path, attempt=2)
+    cut_off.save(state(3))
+    assert epoch_of(current.newest()) == 3
+    current.save(state(4))
+    for epoch in (8, 9):
+        cut_off.save(state(epoch))
+    assert epoch_of(current.newest()) == 4
+    current.save(state(5))
+    assert epoch_of(current.newest()) == 5
+    assert latest_epoch(tmp_path) == 5
+
+
+def test_due_by_the_clock(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, every_s=0).due()
+    assert not Checkpoints(tmp_path, every_s=60).due()
+
+
+def test_clear_removes_all_and_twice_is_harmless(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "trial")
+    checkpoints.save(state(1))
+    checkpoints.clear()
+    checkpoints.clear()
+    assert not (tmp_path / "trial").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB, or a skip."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(small_disk: Path) -> None:
+    checkpoints = Checkpoints(small_disk)
+    checkpoints.save(state(1, 100_000))  # 400 kB
+    with pytest.raises(ResultsError, match="disk full"):
+        checkpoints.save(state(2, 200_000))
+    assert names(small_disk) == ["a1-epoch-000001.pt"]
+    assert epoch_of(checkpoints.newest()) == 1
+    checkpoints.save(state(2, 100_000))
+    assert epoch_of(checkpoints.newest()) == 2
+
+
+def test_other_faults_are_not_called_a_full_disk(tmp_path: Path) -> None:
+    class Unpicklable:
+        def __reduce__(self) -> str:
+            raise RuntimeError("cannot be kept")
+
+    with pytest.raises(RuntimeError, match="cannot be kept"):
+        Checkpoints(tmp_path).save({"epoch": 1, "model": Unpicklable()})
+    assert names(tmp_path) == []

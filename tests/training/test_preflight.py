@@ -1,0 +1,141 @@
+"""All that is wrong with a plan is said at once, before anything starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raybench.config.plan import Plan, make_plan
+from raybench.config.sweep import SweepConfig
+from raybench.data import load
+from raybench.errors import ConfigError, DataError, RaybenchError
+from raybench.training.preflight import Checked, check
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Threads only hinder models this small."""
+    torch.set_num_threads(1)
+
+
+def plan(metric: str = "eval_top1", factors: dict[str, Any] | None = None, **base: Any) -> Plan:
+    """A sweep on the digits; sections of the base are merged key by key."""
+    sections: dict[str, Any] = {
+        "dataset": {"name": "digits", "val_size": 100, "train_size": 200, "augment": ["crop1"]},
+        "model": {"name": "resnet8"},
+    }
+    for name, section in base.items():
+        sections[name] = sections.get(name, {}) | section
+    return make_plan(
+        SweepConfig.model_validate(
+            {"name": "a", "preset": "quick", "metric": {"name": metric}, "base": sections, "factors": factors or {}}
+        )
+    )
+
+
+def checked(wanted: Plan, data_root: Path | None = None) -> Checked:
+    return check(wanted, data_root, lambda key: f"a.yaml:{key}")
+
+
+def problems(wanted: Plan, data_root: Path | None = None) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        checked(wanted, data_root)
+    return caught.value.problems
+
+
+def teacher(**changes: Any) -> dict[str, Any]:
+    return {"type": "soft", "teacher": {"name": "vit_micro_patch2_8", "weights": "none"} | changes}
+
+
+def test_a_good_plan_says_what_was_learned() -> None:
+    found = checked(plan(distillation=teacher()))
+    data = load("digits")
+    assert found.fingerprints == {"digits": data.fingerprint}
+    assert found.variants == {"digits": "embedded"}
+    assert found.images == {"digits": len(data.train_labels)}
+    assert found.students == {"resnet8": 75_002}
+    assert set(found.teachers) == {"vit_micro_patch2_8"}
+
+
+def test_parameters_are_counted_without_making_them() -> None:
+    # 20,000 wide would be 14 GB of weights.
+    start = time.monotonic()
+    found = checked(plan(model={"name": "vit_base_patch16_224", "options": {"embed_dim": 19_200}}))
+    assert found.students["vit_base_patch16_224"] > 10**10
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (lambda: plan(metric="eval_top2"), ["metric.name", '"eval_top2"', "eval_top1"]),
+        (lambda: plan(metric="test_top1"), ["metric.name", '"test_top1"', "eval_top1"]),
+        (lambda: plan(dataset={"name": "digit"}), ["dataset.name", '"digit"', "digits", "raybench list datasets"]),
+        (lambda: plan(model={"name": "resnet9"}), ["model.name", '"resnet9"', "resnet8", "raybench list models"]),
+        (lambda: plan(dataset={"train_size": 1198}), ["dataset.train_size", "1198", "1297", "1197"]),
+        (lambda: plan(dataset={"val_size": 1297, "train_size": "all"}), ["1297"]),
+        (lambda: plan(dataset={"views": 10}), ["dataset.views", "10", "9"]),
+        (lambda: plan(model={"options": {"widht": 3}}), ["model", "resnet8", "widht"]),
+        (lambda: plan(model={"name": "vit_micro_patch2_8", "image_size": 9}), ["image_size = 9", "patch_size = 2"]),
+        (lambda: plan(model={"mean": [0.1, 0.2], "std": [1.0, 1.0]}), ["mean has 2 values", "1 channel"]),
+        (lambda: plan(model={"weights": "pretrained"}), ["model.weights", "no weights are published for resnet8"]),
+        (lambda: plan(model={"weights": "nowhere.th"}), ["model.weights", "nowhere.th"]),
+        (lambda: plan(distillation=teacher(name="vit_micro")), ["distillation.teacher.name", "vit_micro_patch2_8"]),
+        (
+            lambda: plan(distillation=teacher(name="resnet20", weights="pretrained")),
+            ["distillation.teacher.weights", "resnet20"],
+        ),
+        (lambda: plan(dataset={"fingerprint": "0123456789ab"}), ["digits", "0123456789ab"]),
+    ],
+)
+def test_a_fault_names_the_place_the_value_and_what_is_allowed(wanted: Any, words: list[str], tmp_path: Path) -> None:
+    (problem,) = problems(wanted(), tmp_path)
+    for word in words:
+        assert word in problem
+    assert "\0" not in problem
+    if "fingerprint" not in problem:
+        assert "a.yaml:" in problem
+
+
+def test_all_faults_together_and_quickly(tmp_path: Path) -> None:
+    start = time.monotonic()
+    found = problems(
+        plan(
+            metric="top1",
+            dataset={"train_size": 5000, "views": 99},
+            factors={"model.name": ["resnet8", "resnet9", "vit_micro"]},
+            distillation=teacher(name="resnet20", weights="pretrained"),
+        ),
+        tmp_path,
+    )
+    assert time.monotonic() - start < 10
+    for key in ("metric.name", "dataset.train_size", "dataset.views", '"resnet9"', '"vit_micro"', "teacher.weights"):
+        assert sum(key in problem for problem in found) == 1, key
+    assert len(found) == 6
+
+
+def test_absent_data_are_an_error_of_data_that_says_where_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str, data_root: Path | None) -> None:
+        raise DataError(f"{name} is not in {data_root}; --preset quick needs none")
+
+    monkeypatch.setattr("raybench.training.preflight.load", absent)
+    with pytest.raises(DataError, match="digits is not in") as caught:
+        checked(plan(), tmp_path)
+    assert "\0" not in str(caught.value)
+    # With another fault beside it both are said.
+    with pytest.raises(RaybenchError) as both:
+        checked(plan(metric="nothing"), tmp_path)
+    assert "digits is not in" in str(both.value)
+    assert "unknown metric" in str(both.value)
+    assert "\0" not in str(both.value)
+
+
+def test_only_teachers_that_teach_are_checked() -> None:
+    found = checked(plan(distillation={"type": "soft", "alpha": 0.0, "teacher": {"name": "no such teacher"}}))
+    assert found.teachers == {}
