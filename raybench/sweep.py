@@ -16,6 +16,8 @@ from raybench.errors import ConfigError, RaybenchError
 EXIT_COMPLETE = 0
 EXIT_TROUBLE = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+MAX_SEEDS = 10_000
 
 
 def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
@@ -40,7 +42,7 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
         "--results", type=Path, default=Path("results"), metavar="ROOT", help="folder of the sweeps' folders"
     )
     parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")
-    parse.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 … N-1")
+    parse.add_argument("--seeds", type=seed_count, metavar="N", help="seeds 0 … N-1")
     parse.add_argument("--max-concurrent", type=positive, metavar="N", help="trials at a time, at most")
     parse.add_argument(
         "--time-budget",
@@ -67,6 +69,14 @@ def positive(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
+    return number
+
+
+def seed_count(text: str) -> int:
+    """A number of seeds that a sweep can have."""
+    number = positive(text)
+    if number > MAX_SEEDS:
+        raise argparse.ArgumentTypeError(f"{number}: must be at most {MAX_SEEDS}")
     return number
 
 
@@ -99,6 +109,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.swee
     except RaybenchError as error:
         print_error(error)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        # Before the sweep handles signals itself, that is before anything started.
+        print("stopped, nothing started", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has had enough; Python must not complain of it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -135,8 +149,12 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         address=args.address,
         max_concurrent=args.max_concurrent,
         rerun=args.rerun,
+        dry_run=args.dry_run,
     )
+    # torch comes with these, after everything that can be said without it has been said.
     from raybench.commands.plan_text import estimate, plan_lines
+    from raybench.commands.results_text import nothing_to_do
+    from raybench.commands.running import run_sweep
 
     cost = estimate(sweep)
     for line in plan_lines(sweep, cost):
@@ -144,11 +162,16 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
     if args.dry_run:
         return EXIT_COMPLETE
     if not sweep.due:
-        return sweep.nothing_to_do()
+        return nothing_to_do(sweep)
     if not confirmed(cost.device_hours, args.yes):
         return EXIT_BAD_INPUT
-    return sweep.run(
-        command=command, estimate=cost, started=datetime.now(UTC), time_budget_s=args.time_budget, verbose=args.verbose
+    return run_sweep(
+        sweep,
+        command=command,
+        estimate=cost,
+        started=datetime.now(UTC),
+        time_budget_s=args.time_budget,
+        verbose=args.verbose,
     )
 
 

@@ -1,1 +1,1 @@
-"""Everything that knows of Ray: the session, the trainables, the searcher, the schedulers, the driver. No other package imports it."""
+"""Everything that knows of Ray: session, trainables, searcher, schedulers, driver. No other package imports it."""

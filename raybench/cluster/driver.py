@@ -56,7 +56,7 @@ class Stop:
         self.number = number
 
     def check(self) -> None:
-        """Raise Stopped if it is time. Called from the driver's own loop, since an exception in a handler is lost inside Ray."""
+        """Raise Stopped if it is time. Called from the driver's loop: an exception in a handler is lost inside Ray."""
         if self.number is not None:
             raise Stopped(self.number)
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -114,7 +114,7 @@ class TeacherObserver(Protocol):
 
 
 def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: TeacherObserver) -> None:
-    """Prepare each teacher in a worker that has a whole node's CPUs, one after the other. Raises RaybenchError when one fails."""
+    """Prepare each teacher in a worker with a whole node's CPUs, in turn. Raises RaybenchError when one fails."""
     node = largest_node()
     cpus = max(1.0, node.get("CPU", 1.0))
     gpus = 1.0 if node.get("GPU", 0.0) >= 1 and setup.gpu > 0 else 0.0
@@ -166,8 +166,8 @@ def run(
     resources = plan.sweep.resources
     store = Store(setup.results)
     searcher = PlanSearcher(search, setup, store, observer, width)
-    # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next one is
-    # just starting, that start is cancelled, and trials shorter than a start would run on a single worker for ever.
+    # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next
+    # one is just starting, that start is cancelled, and trials shorter than a start run on a single worker for ever.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)
     scratch = setup.results / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -200,4 +200,4 @@ def _name(trial: Any) -> str:
 
 
 def _epochs(plan: Plan) -> int:
-    return max(trial.schedule.epochs for trial in plan.trials())
+    return max((trial.schedule.epochs for trial in plan.trials()), default=1)

@@ -1,4 +1,4 @@
-"""Jobs and outcomes as text, which Ray carries and never looks into (Tune would run an `{eval: …}` it found in a mapping)."""
+"""Jobs and outcomes as text, which Ray carries unseen (Tune would run an `{eval: …}` that it found in a mapping)."""
 
 from __future__ import annotations
 

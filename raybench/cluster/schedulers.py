@@ -1,4 +1,4 @@
-"""Ray's ASHA, one for each cell: settings are stopped within their cell only, so that small train sizes are not pruned by large ones."""
+"""Ray's ASHA, one a cell: settings are stopped within their cell, so that large train sizes prune no small ones."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -46,6 +47,8 @@ class PlanSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next job as Tune's configuration."""
+        if not self.running:
+            self._prune()  # a driver may have been killed between a rung's last row and its prunings
         if len(self.running) >= self.width:
             return None
         job = self.search.next_job()
@@ -72,10 +75,13 @@ class PlanSearcher(Searcher):
                 reason = f"asha: mean {result['score']:.4g} at epoch {result['epoch']} over {len(job.trials)} seeds"
                 outcomes[trial.trial_id] = self._decide(job.cell, trial, known, Status.PRUNED, reason)
         self.search.tell(job, outcomes)
+        self._prune()
+        self.observer.ended(job, outcomes)
+
+    def _prune(self) -> None:
         for cell, trial, reason in list(self.search.pruned()):
             known = self.search.outcomes.get(trial.trial_id, Known(Status.RUNNING))
             self.search.outcomes[trial.trial_id] = self._decide(cell, trial, known, Status.PRUNED, reason)
-        self.observer.ended(job, outcomes)
 
     def _decide(self, cell: str, trial: TrialConfig, known: Known, status: Status, reason: str) -> Known:
         """Write what the driver decided into a part of its own."""
@@ -96,6 +102,7 @@ class PlanSearcher(Searcher):
             env=self.setup.env,
         )
         self.store.write_trial(row, by="driver")
+        shutil.rmtree(self.store.folder / "checkpoints" / trial.trial_id, ignore_errors=True)
         return replace(known, status=status)
 
     def __getstate__(self) -> dict[str, Any]:

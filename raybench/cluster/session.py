@@ -1,4 +1,4 @@
-"""A Ray session: started here or joined, with its token in a file of our own, and ended without leaving a process behind."""
+"""A Ray session: started here or joined, its token in a file of our own, ended without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUIET = {
 
 
 def configure(address: str | None) -> None:
-    """Set Ray's environment. Ray reads some of it when it is imported, so this comes before anything that imports it."""
+    """Set Ray's environment. Ray reads some of it when it is imported, so this comes before that."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if address is None:
@@ -56,9 +56,8 @@ def session(address: str | None = None, verbose: bool = False) -> Iterator[dict[
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise RaybenchError(
-            f"cannot {'start Ray' if address is None else f'join the Ray cluster at {address!r}'}: {str(error).splitlines()[0]}"
-        ) from None
+        what = "start Ray" if address is None else f"join the Ray cluster at {address!r}"
+        raise RaybenchError(f"cannot {what}: {str(error).splitlines()[0]}") from None
     try:
         yield dict(ray.cluster_resources())
     finally:
@@ -66,7 +65,7 @@ def session(address: str | None = None, verbose: bool = False) -> Iterator[dict[
 
 
 def _own_token() -> None:
-    """Token authentication with a file only we can read, instead of the world-readable one Ray writes into the home folder."""
+    """Token authentication by a file only we can read, instead of the world-readable one Ray writes at home."""
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = cache_root() / "ray_token"

@@ -8,14 +8,18 @@ from typing import Any
 from ray import tune
 
 from raybench.cluster.jobs import pack_outcomes, unpack_job, unpack_setup
-from raybench.results.schema import Status
+from raybench.results.schema import SETTLED, Status
+from raybench.results.store import Store
+from raybench.search.cells import Job
+from raybench.training.recorder import Setup
 from raybench.training.trial import Outcome, run_trial
 
 
 class ImageTrainable(tune.Trainable):
-    """Classification and distillation of images. One step is the way to the next rung; the trial itself writes its rows.
+    """Classification and distillation of images. One step is the way to the next rung; trials write their own rows.
 
-    A worker serves many trials in turn (`reuse_actors`); each begins in `run_trial`, which sets every seed, thread count and mode anew.
+    A worker serves many trials in turn (`reuse_actors`); each begins in `run_trial`, which sets every seed, thread
+    count and mode anew.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -31,11 +35,16 @@ class ImageTrainable(tune.Trainable):
         self.job = unpack_job(config["job"])
         self.where = unpack_setup(config["setup"])
         self.rung = 0
+        self.outcomes = _settled_before(self.job, self.where) if len(self.job.trials) > 1 else {}
 
     def step(self) -> dict[str, Any]:
-        """Train every trial of the job to the next rung; `score` is the mean of their metric there, larger being better."""
+        """Train every trial of the job to the next rung; `score` is their mean there, larger being better."""
         until = self.job.rungs[self.rung]
-        outcomes = [run_trial(trial, self.where, self.job.cell, until) for trial in self.job.trials]
+        for trial in self.job.trials:
+            # A seed that diverged or failed at an earlier rung is not begun again.
+            if trial.trial_id not in self.outcomes or self.outcomes[trial.trial_id].status == Status.RUNNING:
+                self.outcomes[trial.trial_id] = run_trial(trial, self.where, self.job.cell, until)
+        outcomes = [self.outcomes[trial.trial_id] for trial in self.job.trials]
         self.rung += 1
         settled = all(outcome.status != Status.RUNNING for outcome in outcomes)
         scores = [self._score(outcome, until) for outcome in outcomes]
@@ -59,6 +68,20 @@ class ImageTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: the trial goes on from its own."""
+
+
+def _settled_before(job: Job, where: Setup) -> dict[str, Outcome]:
+    """Seeds of the job that an earlier worker settled, from the rows."""
+    assert where.results is not None
+    store = Store(where.results)
+    wanted = [trial.trial_id for trial in job.trials]
+    found: dict[str, Outcome] = {}
+    for row in store.trials().to_dicts():
+        if row["trial_id"] in wanted and row["status"] in SETTLED:
+            rows = store.last_epochs(row["trial_id"])
+            scores = {one.epoch: getattr(one, where.metric) for one in rows}
+            found[row["trial_id"]] = Outcome(row["trial_id"], Status(row["status"]), len(rows), scores, row["reason"])
+    return found
 
 
 TRAINABLES = {"image_classification": ImageTrainable}

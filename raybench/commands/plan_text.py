@@ -116,7 +116,8 @@ def _detectable(sweep: Sweep) -> str:
     spreads = sorted(d.sd for result in sweep.results() if (d := result.difference) and d.sd)
     if spreads:
         points = detectable_difference(seeds, spreads[len(spreads) // 2])
-        return f"{seeds} seeds show a difference of about {points:.1f} points or more (80 % power; spread from the rows there are)"
+        spread = "80 % power; spread from the rows there are"
+        return f"{seeds} seeds show a difference of about {points:.1f} points or more ({spread})"
     multiple = detectable_difference(seeds, 1.0)
     return (
         f"{seeds} seeds show a difference of about {multiple:.1f} standard deviations of a seed's difference, or more "

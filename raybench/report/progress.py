@@ -1,7 +1,8 @@
-"""How a running sweep goes: a live table in a terminal, a line a trial elsewhere. Read from the rows that the trials write."""
+"""How a running sweep goes: a live table in a terminal, a line a trial elsewhere, read from the trials' own rows."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,10 +55,10 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.begun = time.monotonic()
+        self._since: dict[str, float] = {}
+        self._ratios: list[float] = []
         self.live: Live | None = None
         self.recent: list[tuple[TrialConfig, str, Status]] = []
-        self._spent = 0.0
-        self._left = sum(self.costs.values())
 
     def __enter__(self) -> Progress:
         self.begun = time.monotonic()
@@ -79,6 +80,7 @@ class Progress:
         """A job went to a worker."""
         for trial in job.trials:
             self.running[trial.trial_id] = job
+            self._since[trial.trial_id] = time.monotonic()
 
     def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back: trials that are settled now are counted, and told where there is no live table."""
@@ -90,8 +92,8 @@ class Progress:
             self.settled += 1
             self.counts[known.status] = self.counts.get(known.status, 0) + 1
             cost = self.costs.pop(trial.trial_id, 0.0)
-            self._spent += cost
-            self._left -= cost
+            if cost > 0 and trial.trial_id in self._since:
+                self._ratios.append((time.monotonic() - self._since[trial.trial_id]) / cost)
             name = f"{job.cell}{self._settings(trial)}"
             if known.status == Status.COMPLETE and (self.best is None or known.best > self.best[0]):
                 self.best = (known.best, name)
@@ -114,10 +116,16 @@ class Progress:
         return f"{value:.1f} %" if "top" in self.metric else f"{value:.4g}"
 
     def time_left(self) -> float | None:
-        """Seconds, from the estimated cost of what is done and of what is not; none before anything is done."""
-        if self._spent <= 0:
+        """Seconds: what is left of the estimate, corrected by how far off it was for the trials that are done.
+
+        None before three are done: the first ones wait for their workers to start, and the median forgets them then.
+        """
+        if len(self._ratios) < min(3, self.total):
             return None
-        return max(0.0, (time.monotonic() - self.begun) * self._left / self._spent)
+        now = time.monotonic()
+        ran = sum(min(now - self._since[trial_id], self.costs.get(trial_id, 0.0)) for trial_id in self.running)
+        left = max(0.0, sum(self.costs.values()) - ran)
+        return left * statistics.median(self._ratios) / self.width
 
     def render(self) -> RenderableType:
         """The live table: what runs, and the latest that ended."""

@@ -1,0 +1,75 @@
+"""What is said of a sweep's results: the table, the figures, and what went wrong."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from raybench.commands.sweeping import Sweep
+from raybench.report.figures import comparison_figure, curves_figure
+from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
+from raybench.results.parts import write_atomically
+from raybench.results.published import published
+from raybench.results.schema import Status
+
+EXIT_COMPLETE = 0
+EXIT_TROUBLE = 1
+PLAIN_WIDTH = 160
+"""Columns of a table printed where there is no terminal."""
+
+
+def nothing_to_do(sweep: Sweep) -> int:
+    """Everything is settled: the table again."""
+    rows = _rows(sweep)
+    counts = {status: sum(row["status"] == status for row in rows) for status in Status}
+    listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    extend = "--seeds, --num-samples, key=value extend it; --rerun failed|diverged|ID repeats"
+    sweep.say(f"nothing to do: {len(rows)} of {sweep.wanted_trials} trials settled ({listed}). ({extend}.)")
+    show_results(sweep)
+    return trouble(sweep)
+
+
+def _rows(sweep: Sweep) -> list[dict[str, Any]]:
+    wanted = sweep.trial_ids()
+    columns = ["trial_id", "status", "reason", "cell", "seed"]
+    return [row for row in sweep.store.trials().select(columns).to_dicts() if row["trial_id"] in wanted]
+
+
+def trouble(sweep: Sweep) -> int:
+    """The exit code, and each trial that failed or diverged with its reason."""
+    bad = [row for row in _rows(sweep) if row["status"] in (Status.FAILED, Status.DIVERGED)]
+    for row in bad:
+        sweep.say(f"{row['status']}: {row['trial_id']} {row['cell']} seed={row['seed']}: {row['reason']}")
+    return EXIT_TROUBLE if bad else EXIT_COMPLETE
+
+
+def show_results(sweep: Sweep) -> None:
+    """The comparison table, the figures, and where everything lies."""
+    results = sweep.results()
+    if sweep.store.skipped:
+        sweep.say("skipped, not readable: " + "; ".join(sweep.store.skipped))
+    if not any(result.counts.complete for result in results):
+        sweep.say("no complete trial yet, so there is no table")
+        return
+    quantity = (
+        "test top-1 (%)"
+        if sweep.config.metric.name == "eval_top1"
+        else sweep.config.metric.name.replace("eval_", "test ")
+    )
+    title = f"{sweep.config.name}, {sweep.config.preset}, {quantity}"
+    rows = published(sweep.config.name)
+    sweep.console.print()
+    if sweep.console.is_terminal:
+        sweep.console.print(comparison_table(results, title, rows, width=sweep.console.width))
+    else:
+        for line in comparison_lines(results, title, rows, width=PLAIN_WIDTH):
+            sweep.say(line)
+    for line in sweep.weak_teachers(sweep.outcomes):
+        sweep.say(f"note: {line}")
+    write_atomically(sweep.folder / "comparison.md", comparison_markdown(results, title, rows).encode())
+    source = f"{sweep.data_text()}, preset {sweep.config.preset}"
+    comparison_figure(results, sweep.folder / "comparison.png", sweep.config.question or title, source)
+    curves_figure(sweep.store.epochs(), results, sweep.folder / "curves.png", sweep.config.question or title)
+    shown = os.path.relpath(sweep.folder)
+    sweep.say("")
+    sweep.say(f"{shown} (comparison.md, comparison.png, curves.png) · tensorboard --logdir {shown}")

@@ -1,0 +1,177 @@
+"""Running what is due of a sweep: teachers, jobs, an orderly end, and the last words."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import yaml
+
+from raybench.commands.results_text import EXIT_TROUBLE, show_results, trouble
+from raybench.commands.sweeping import Sweep, read_outcomes
+from raybench.config.trial import TrialConfig
+from raybench.errors import RaybenchError
+from raybench.report.progress import Progress, seconds_text
+from raybench.results.lock import SweepLock
+from raybench.results.manifest import write_manifest
+from raybench.results.parts import write_atomically
+from raybench.search.cells import Job
+from raybench.search.outcomes import Known
+from raybench.search.search import Search
+
+if TYPE_CHECKING:
+    from raybench.commands.plan_text import Estimate
+    from raybench.distillation.teacher import TeacherRecord
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended: by itself, by a signal, by its time budget, or by a fault."""
+
+    signal: int | None = None
+    out_of_time: bool = False
+    fault: str | None = None
+
+
+def run_sweep(
+    sweep: Sweep, *, command: str, estimate: Estimate, started: datetime, time_budget_s: float | None, verbose: bool
+) -> int:
+    """Run what is due, then print the table; returns the exit code. Raises RaybenchError when it cannot start."""
+    with SweepLock(sweep.folder):
+        content = sweep.config.model_dump(mode="json", exclude={"places"})
+        resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
+        about = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
+        write_manifest(sweep.folder, **about, ended=None, exit_code=None)
+        progress = _progress(sweep, estimate)
+        end = _drive(sweep, progress, time_budget_s, verbose)
+        if end == End():
+            sweep.store.compact()
+        code = _finish(sweep, command, end, progress)
+        counts = sweep.store.trials()["status"].value_counts().to_dicts()
+        trials = {row["status"]: row["count"] for row in counts}
+        write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code, trials=trials)
+    return code
+
+
+def _drive(sweep: Sweep, progress: Progress, time_budget_s: float | None, verbose: bool) -> End:
+    """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
+    from raybench.cluster.session import configure, session
+
+    configure(sweep.address)
+    from raybench.cluster.driver import Stop, Stopped, prepare, run, slots
+
+    stop = Stop(time_budget_s)
+    begun = False
+    try:
+        with stop.installed(), session(sweep.address, verbose) as resources, progress:
+            stop.check()
+            with stop.installed():  # Ray has put its own handlers in place by now
+                width = slots(sweep.plan, resources, sweep.max_concurrent)
+                begun = True
+                search = sweep.search(width)
+                progress.width = width
+                watch = Watch(sweep, progress, search)
+                prepare(sweep.teachers(sweep.due_trials()), sweep.setup, stop, watch)
+                run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=watch, verbose=verbose)
+    except Stopped as error:
+        return End(signal=error.number, out_of_time=error.number is None)
+    except RaybenchError as error:
+        if not begun:
+            raise
+        return End(fault=str(error))
+    except Exception as error:
+        # The rows are safe whatever broke here, so the user needs the reason and the way on rather than a traceback.
+        log = sweep.folder / "logs" / "driver.txt"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(traceback.format_exc())
+        text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return End(fault=f"{type(error).__name__}: {text} (all of it in {log})")
+    return End()
+
+
+def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
+    return Progress(
+        console=sweep.console,
+        store=sweep.store,
+        metric=sweep.config.metric.name,
+        mode=sweep.config.metric.mode,
+        tuned=tuple(sweep.config.tune.space),
+        costs=dict(estimate.costs),
+        total=sweep.wanted_trials,
+        settled=sweep.settled_trials,
+    )
+
+
+def _finish(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
+    if end.signal is not None:
+        sweep.say(f"stopping: {_saved(sweep, progress)}. Go on with:  {command}")
+        return 128 + end.signal
+    sweep.outcomes = read_outcomes(sweep.store, sweep.config)
+    show_results(sweep)
+    code = trouble(sweep)
+    if end.out_of_time:
+        sweep.say(f"time budget spent, {_saved(sweep, progress)}. Go on with:  {command}")
+        return EXIT_TROUBLE
+    if end.fault is not None:
+        sweep.say(f"stopped: {end.fault}. Go on with:  {command}")
+        return EXIT_TROUBLE
+    return code
+
+
+def _saved(sweep: Sweep, progress: Progress) -> str:
+    epochs = []
+    for trial_id in progress.running:
+        files = sorted((sweep.folder / "checkpoints" / trial_id).glob("epoch-*.pt"))
+        epochs.append(int(files[-1].stem.removeprefix("epoch-")) if files else 0)
+    count = len(epochs)
+    if not count:
+        return "no trial was running"
+    where = " and ".join(str(epoch) for epoch in epochs) if any(epochs) else "their start"
+    return f"{count} running trial{'s' if count != 1 else ''} saved at {'epoch ' if any(epochs) else ''}{where}"
+
+
+class Watch:
+    """Tells progress of jobs and teachers, and says once when a teacher turns out weak."""
+
+    def __init__(self, sweep: Sweep, progress: Progress, search: Search) -> None:
+        self.sweep = sweep
+        self.progress = progress
+        self.search = search
+        self.said: set[str] = set()
+
+    def started(self, job: Job) -> None:
+        """A job went to a worker."""
+        self.progress.started(job)
+
+    def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
+        """A job came back."""
+        self.progress.ended(job, outcomes)
+        alone = [cell for cell in self.search.plan.cells if cell.baseline is None]
+        ids = [trial.trial_id for cell in alone for setting in cell.settings for trial in setting.trials]
+        if all(self.search.outcomes.settled(trial_id) for trial_id in ids):
+            self._warn()
+
+    def teacher_started(self, config: TrialConfig) -> None:
+        """A teacher is being prepared."""
+        teacher = config.distillation.teacher
+        assert teacher is not None
+        self.progress.say(f"teacher {teacher.name} ({teacher.prepare}): preparing")
+
+    def teacher_ready(self, config: TrialConfig, record: TeacherRecord) -> None:  # noqa: ARG002
+        """A teacher is ready."""
+        self.progress.say(
+            f"teacher {record.name} ({record.prepare}): prepared in {seconds_text(record.prepare_time)}, "
+            f"top-1 {record.eval_top1:.1f} % on validation, {record.test_top1:.1f} % on test "
+            f"(chance {record.chance_top1:.1f} %)"
+        )
+        self._warn()
+
+    def _warn(self) -> None:
+        for line in self.sweep.weak_teachers(self.search.outcomes):
+            if line not in self.said:
+                self.said.add(line)
+                self.progress.say(f"warning: {line}")
