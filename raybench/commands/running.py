@@ -123,10 +123,9 @@ def _finish(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
 
 
 def _saved(sweep: Sweep, progress: Progress) -> str:
-    epochs = []
-    for trial_id in progress.running:
-        files = sorted((sweep.folder / "checkpoints" / trial_id).glob("epoch-*.pt"))
-        epochs.append(int(files[-1].stem.removeprefix("epoch-")) if files else 0)
+    from raybench.training.checkpoints import latest_epoch
+
+    epochs = [latest_epoch(sweep.folder / "checkpoints" / trial_id) for trial_id in progress.running]
     count = len(epochs)
     if not count:
         return "no trial was running"

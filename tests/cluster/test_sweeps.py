@@ -98,6 +98,7 @@ def test_a_finished_sweep_is_extended(whole: subprocess.CompletedProcess[str], s
     assert pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials")["attempt"].to_list() == [1] * 12
 
 
+@pytest.mark.slow
 def test_trials_are_run_again_when_asked(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
     assert whole.returncode == 0
     before = sweeps.finals("whole")
@@ -121,7 +122,9 @@ def test_diverged_trials_are_told_and_never_best(sweeps: Sweeps) -> None:
     assert "nothing to do" in again.stdout
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_it_and_the_same_command_goes_on(
     sweeps: Sweeps, whole: subprocess.CompletedProcess[str], number: signal.Signals, code: int
 ) -> None:
@@ -157,7 +160,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
 def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     """kill -9 of the process that trains; the trial is started again, and says so."""
     driver = sweeps.start(
-        "killed", "--seeds", "1", "--max-concurrent", "1", "schedule.epochs=40", "distillation.alpha=0.0"
+        "killed", "--seeds", "1", "--max-concurrent", "1", "schedule.epochs=400", "distillation.alpha=0.0"
     )
     assert driver.stdout is not None
     victim = next(_training(driver.pid, sweeps.folder / "killed" / "tiny"))
@@ -186,7 +189,7 @@ def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     ("arguments", "pruned"),
     [
         (("scheduler.name=halving", "scheduler.reduction_factor=2"), 4),
-        (("scheduler.name=asha", "scheduler.reduction_factor=2"), None),
+        pytest.param(("scheduler.name=asha", "scheduler.reduction_factor=2"), None, marks=pytest.mark.slow),
     ],
 )
 def test_schedulers_stop_settings_within_their_cell(
@@ -210,6 +213,7 @@ def test_schedulers_stop_settings_within_their_cell(
     assert "nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 def test_tpe_asks_within_each_cell_and_resumes(sweeps: Sweeps) -> None:
     space = ("tune.algorithm=tpe", "optimizer.lr={loguniform: [0.01, 0.3]}", "--seeds", "1")
     first = sweeps.run("tpe", *space, "--num-samples", "2")
@@ -224,6 +228,7 @@ def test_tpe_asks_within_each_cell_and_resumes(sweeps: Sweeps) -> None:
     assert set(rates) < set(trials["config/optimizer.lr"].to_list())
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_it_in_good_order(sweeps: Sweeps) -> None:
     result = sweeps.run("budget", "--time-budget", "1s")
     assert result.returncode == 1, result.stdout + result.stderr

@@ -1,0 +1,161 @@
+"""The command line: what it imports, what it refuses, what it plans."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raybench import sweep
+from raybench.__main__ import main as raybench
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def imported_by(*arguments: str) -> tuple[set[str], str]:
+    """Top-level packages that a command imported, and what it printed."""
+    script = (
+        "import sys, raybench.sweep as s\n"
+        "try:\n    s.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print('\\0' + ' '.join({name.partition('.')[0] for name in sys.modules}))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=environment,
+        cwd=REPOSITORY,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    printed, _, names = done.stdout.partition("\0")
+    return set(names.split()), printed
+
+
+@pytest.mark.parametrize("argument", ["--help", "--list"])
+def test_help_and_list_import_nothing_heavy(argument: str) -> None:
+    names, printed = imported_by(argument)
+    assert "deit_reverse" in printed or "usage:" in printed
+    assert not names & {"torch", "ray", "timm", "torchvision", "scipy", "matplotlib", "sklearn", "polars", "pyarrow"}
+
+
+def test_a_dry_run_does_without_ray(tmp_path: Path) -> None:
+    names, printed = imported_by("deit_reverse", "--preset", "quick", "--dry-run", "--results", str(tmp_path))
+    assert "10 cells (alpha x type x train_size) x 2 settings of lr x 3 seeds = 60 trials, 0 settled" in printed
+    assert "student resnet8 75 k, teacher vit_micro_patch2_8 202 k parameters" in printed
+    assert "3 seeds show a difference of about 3.3 standard deviations" in printed
+    assert not names & {"ray", "timm", "torchvision"}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of a command that must refuse."""
+    code = sweep.main(list(arguments))
+    return code, capsys.readouterr().err
+
+
+def test_all_errors_come_together(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    overrides = [
+        "distillation.alpa=0.5",
+        "optimizer.lr=-1",
+        "model.name=resnet5O",
+        "dataset.name=digts",
+        "metric.name=x",
+    ]
+    code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), *overrides)
+    assert code == 2
+    lines = said.splitlines()
+    assert lines[0] == "5 errors, nothing started:"
+    assert lines[1] == "  command line: distillation.alpa: no such key; did you mean distillation.alpha?"
+    assert lines[2] == "  command line: optimizer.lr = -1: must be greater than 0"
+    assert lines[3].startswith('  command line: dataset.name = "digts": unknown data set; nearest: digits')
+    assert lines[4].startswith('  command line: model.name = "resnet5O": unknown model; nearest: ')
+    assert "resnet50" in lines[4]
+    assert lines[5].startswith('  command line: metric.name = "x": unknown metric')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_train_size_beyond_the_data_names_both_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = run(
+        capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), "dataset.train_size=99999"
+    )
+    assert code == 2
+    assert "99999" in said
+    assert "1297" in said
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "deit_revers", "a b", "x.yaml", ""])
+def test_names_that_are_no_sweeps(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, said = run(capsys, name, "--preset", "quick")
+    assert code == 2
+    assert said.startswith("1 error, nothing started:")
+
+
+def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "results"
+    file.write_text("in the way")
+    code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(file))
+    assert code == 2
+    assert "--results" in said
+    assert file.read_text() == "in the way"
+
+
+def test_data_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty = tmp_path / "data"
+    empty.mkdir()
+    arguments = ["deit_reverse", "--preset", "small", "--data-root", str(empty), "--results", str(tmp_path / "results")]
+    code, said = run(capsys, *arguments)
+    assert code == 2
+    assert "cifar100" in said
+    assert "cifar100_train.parquet" in said
+    assert "--preset quick" in said
+
+
+def test_more_than_the_machine_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), "resources.cpu=9999")
+    assert code == 2
+    assert "resources.cpu = 9999" in said
+
+
+def test_a_long_plan_is_not_started_without_yes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code = sweep.main(["deit_reverse", "--preset", "quick", "--results", str(tmp_path), "schedule.epochs=100000"])
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "more than one device-hour is not started without --yes" in captured.err
+    assert not (tmp_path / "deit_reverse" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("30m", 1800.0), ("2h", 7200.0), ("1.5h", 5400.0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert sweep.duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--time-budget", "-3"], ["--seeds", "0"], ["--seeds", "x"], ["--seeds", "99999999"]]
+)
+def test_options_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main(["deit_reverse", *arguments])
+    assert stopped.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
+
+
+def test_the_console_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raybench(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("raybench ")
+    assert raybench(["swep"]) == 2
+    assert "did you mean sweep?" in capsys.readouterr().err
+    assert raybench(["list", "datasets"]) == 0
+    assert {"digits", "cifar10", "cifar100"} <= set(capsys.readouterr().out.split())
+    assert raybench(["list", "sweeps"]) == 0
+    assert "Does a ViT teacher help" in capsys.readouterr().out
+    assert raybench(["list", "models", "resnet2"]) == 0
+    assert "resnet20" in capsys.readouterr().out.split()
