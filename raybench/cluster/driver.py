@@ -27,7 +27,7 @@ from raybench.distillation.teacher import TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.results.store import Store
 from raybench.search.search import Search
-from raybench.training.preparation import TeacherWanted, prepare_teacher
+from raybench.training.preparation import TeacherWanted, prepare_teacher, teacher_folder
 from raybench.training.recorder import Setup
 
 
@@ -108,8 +108,8 @@ class TeacherObserver(Protocol):
         """A teacher is being prepared."""
         ...
 
-    def teacher_ready(self, config: TrialConfig, record: TeacherRecord) -> None:
-        """A teacher is ready."""
+    def teacher_ready(self, config: TrialConfig, record: TeacherRecord, prepared_before: bool) -> None:
+        """A teacher is ready, by this run or by an earlier one."""
         ...
 
 
@@ -121,7 +121,10 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
     everything = replace(setup, cpu=cpus, gpu=gpus)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_prepare_remotely)
     for teacher in wanted:
-        observer.teacher_started(teacher.example)
+        if (record := TeacherRecord.load(teacher_folder(teacher.example))) is not None:
+            observer.teacher_ready(teacher.example, record, prepared_before=True)
+        else:
+            observer.teacher_started(teacher.example)
         future = remote.remote(teacher.example.model_dump_json(), pack_setup(everything), teacher.images)
         while not ray.wait([future], timeout=0.2)[0]:
             stop.check()
@@ -131,7 +134,8 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
             raise RaybenchError(f"teacher could not be prepared: {str(error).splitlines()[0]}") from None
         if fault:
             raise RaybenchError(f"teacher could not be prepared: {fault}")
-        observer.teacher_ready(teacher.example, TeacherRecord(**content))
+        if record is None:
+            observer.teacher_ready(teacher.example, TeacherRecord(**content), prepared_before=False)
 
 
 def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None, dict[str, Any]]:

@@ -79,7 +79,7 @@ def _settled_before(job: Job, where: Setup) -> dict[str, Outcome]:
     for row in store.trials().to_dicts():
         if row["trial_id"] in wanted and row["status"] in SETTLED:
             rows = store.last_epochs(row["trial_id"])
-            scores = {one.epoch: getattr(one, where.metric) for one in rows}
+            scores = {one.epoch: one.value(where.metric) for one in rows}
             found[row["trial_id"]] = Outcome(row["trial_id"], Status(row["status"]), len(rows), scores, row["reason"])
     return found
 

@@ -40,7 +40,9 @@ def trouble(sweep: Sweep) -> int:
     bad = [row for row in _rows(sweep) if row["status"] in (Status.FAILED, Status.DIVERGED)]
     for row in bad:
         sweep.say(f"{row['status']}: {row['trial_id']} {row['cell']} seed={row['seed']}: {row['reason']}")
-    return EXIT_TROUBLE if bad else EXIT_COMPLETE
+    if held := sweep.held_back():
+        sweep.say(f"held back by gate: stop, since its teacher is weak: {held} trials (gate=warn runs them)")
+    return EXIT_TROUBLE if bad or held else EXIT_COMPLETE
 
 
 def show_results(sweep: Sweep) -> None:

@@ -160,10 +160,11 @@ class Watch:
         assert teacher is not None
         self.progress.say(f"teacher {teacher.name} ({teacher.prepare}): preparing")
 
-    def teacher_ready(self, config: TrialConfig, record: TeacherRecord) -> None:  # noqa: ARG002
+    def teacher_ready(self, config: TrialConfig, record: TeacherRecord, prepared_before: bool) -> None:  # noqa: ARG002
         """A teacher is ready."""
+        when = "prepared before" if prepared_before else f"prepared in {seconds_text(record.prepare_time)}"
         self.progress.say(
-            f"teacher {record.name} ({record.prepare}): prepared in {seconds_text(record.prepare_time)}, "
+            f"teacher {record.name} ({record.prepare}): {when}, "
             f"top-1 {record.eval_top1:.1f} % on validation, {record.test_top1:.1f} % on test "
             f"(chance {record.chance_top1:.1f} %)"
         )

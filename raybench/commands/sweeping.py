@@ -201,6 +201,11 @@ class Sweep:
         """Whether anything is left to do."""
         return not self.search(self.local_width).finished
 
+    def held_back(self) -> int:
+        """Trials that are due and that the gate keeps from running."""
+        search = self.search(1)
+        return search.due_trials() if search.finished else 0
+
     def due_trials(self) -> list[TrialConfig]:
         """The trials that are due now or will be, as far as the plan knows them."""
         return [trial for trial in self.plan.trials() if not self.outcomes.settled(trial.trial_id)]
@@ -255,18 +260,19 @@ class Sweep:
         return max(finite, default=None)
 
     def gate(self, outcomes: Outcomes) -> bool:
-        return not self.weak_teachers(outcomes)
+        return not self.weak_teachers(outcomes, gates=("stop",))
 
-    def weak_teachers(self, outcomes: Outcomes) -> list[str]:
-        """A line for each prepared teacher that is near chance or not better than the student alone."""
+    def weak_teachers(self, outcomes: Outcomes, gates: Sequence[str] = ("warn", "stop")) -> list[str]:
+        """A line for each prepared teacher of these gates that is near chance or not better than the student alone."""
         from raybench.distillation.teacher import TeacherRecord
         from raybench.training.preparation import teacher_folder
 
         alone = self.student_alone(outcomes)
         lines = []
         for wanted in self.teachers(list(self.plan.trials())):
+            teacher = wanted.example.distillation.teacher
             record = TeacherRecord.load(teacher_folder(wanted.example))
-            if record is None:
+            if record is None or teacher is None or teacher.gate not in gates:
                 continue
             if record.near_chance:
                 lines.append(
@@ -279,8 +285,6 @@ class Sweep:
                     f"top-1 {record.eval_top1:.1f} % on validation against {alone:.1f} %"
                 )
         return list(dict.fromkeys(lines))
-
-    # -- running -------------------------------------------------------------------------------------------------------
 
     def data_text(self) -> str:
         """The data sets with their variants."""

@@ -17,7 +17,7 @@ from raybench.errors import ConfigError, WeightsError
 from raybench.models import weights
 
 NETWORK_TIMEOUT_S = 3.0
-HOW_TO_PROVIDE = "Fetch them once where there is a network, or name a local file in the sweep (model.weights: PATH)"
+HOW_TO_PROVIDE = "Fetch them once where there is a network, or name a local file in the sweep (weights: PATH)"
 
 
 def exists(name: str) -> bool:

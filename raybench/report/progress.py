@@ -153,7 +153,7 @@ class Progress:
 
     def _curve(self, trial: TrialConfig) -> tuple[str, str, str]:
         rows: list[EpochRow] = self.store.last_epochs(trial.trial_id)
-        values = [value for row in rows if (value := getattr(row, self.metric)) is not None]
+        values = [value for row in rows if (value := row.value(self.metric)) is not None]
         if not values:
             return f"0/{trial.schedule.epochs}", "", ""
         last = f"{values[-1]:.1f}" if "top" in self.metric else f"{values[-1]:.4g}"

@@ -16,7 +16,7 @@ In a string column text stays as it is and any other value is written as JSON. N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
@@ -119,6 +119,8 @@ class TrialRow:
     """Hyperparameters under their dotted names, as `TrialConfig.flat()` gives them."""
     env: dict[str, Any] = field(default_factory=dict)
     """The environment, as `manifest.environment()` and the trial give it."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Further metrics by column name (test_top3), each a column of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,10 +141,20 @@ class EpochRow:
     train_samples_per_sec: float | None = field(default=None, metadata=_about("training throughput", "images/s"))
     parts: dict[str, float] = field(default_factory=dict)
     """Named parts of the training loss, unweighted means over the epoch."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Further metrics by column name (eval_top3), each a column of its own."""
+
+    def value(self, name: str) -> float | None:
+        """A metric by its column name, whether the table always has that column or not."""
+        known: float | None = getattr(self, name) if name in FIXED else self.metrics.get(name)
+        return known
 
 
-OPEN = {"config", "env", "parts"}
+OPEN = {"config", "env", "parts", "metrics"}
 """Fields that become one column a key."""
+
+FIXED = frozenset(entry.name for entry in fields(EpochRow)) - OPEN
+"""Columns that every epoch has."""
 
 
 def _own_fields(row: type[TrialRow] | type[EpochRow]) -> list[pa.Field]:
@@ -228,6 +240,8 @@ def trial_table(row: TrialRow, by: Writer) -> pa.Table:
             if schema.get_field_index(name) < 0:
                 schema = schema.append(pa.field(name, pa.string()))
             values[name] = _fit(name, content[key], schema.field(name).type)
+    schema = _with_metrics(schema, row.metrics)
+    values |= row.metrics
     return to_arrow(
         pl.DataFrame({entry.name: [values.get(entry.name)] for entry in schema}, polars_schema(schema)), schema
     )
@@ -246,6 +260,7 @@ def epoch_table(trial_id: str, attempt: int, rows: Sequence[EpochRow]) -> pa.Tab
     schema = epoch_schema()
     for name in sorted({name for row in rows for name in row.parts} - set(PARTS)):
         schema = schema.append(pa.field(f"part/{name}", pa.float64()))
+    schema = _with_metrics(schema, {name for row in rows for name in row.metrics})
     columns = {}
     for entry in schema:
         if entry.name == "attempt":
@@ -253,9 +268,15 @@ def epoch_table(trial_id: str, attempt: int, rows: Sequence[EpochRow]) -> pa.Tab
         elif entry.name.startswith("part/"):
             values = [row.parts.get(entry.name.removeprefix("part/")) for row in rows]
         else:
-            values = [getattr(row, entry.name) for row in rows]
+            values = [row.value(entry.name) for row in rows]
         columns[entry.name] = values
     return to_arrow(pl.DataFrame(columns, polars_schema(schema)), schema)
+
+
+def _with_metrics(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    for name in sorted(names):
+        schema = schema.append(pa.field(name, pa.float64(), metadata=_about("a further metric")))
+    return schema
 
 
 POLARS: dict[pa.DataType, pl.DataType] = {
@@ -296,7 +317,12 @@ def epoch_row(values: Mapping[str, Any]) -> EpochRow:
         for name, value in values.items()
         if name.startswith("part/") and value is not None
     }
-    return EpochRow(**own, parts=parts)  # type: ignore[arg-type]  # the store wrote them with these types
+    metrics = {
+        name: value
+        for name, value in values.items()
+        if name not in FIXED and not name.startswith("part/") and value is not None
+    }
+    return EpochRow(**own, parts=parts, metrics=metrics)  # type: ignore[arg-type]  # the store wrote them with these types
 
 
 def _fit(name: str, value: Any, kind: pa.DataType) -> Any:

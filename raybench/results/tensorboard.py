@@ -58,6 +58,8 @@ class TrialBoard:
             value = getattr(row, name)
             if value is not None:
                 self._writer.add_scalar(tag, value, row.epoch)
+        for name, value in row.metrics.items():
+            self._writer.add_scalar(name.replace("_", "/", 1), value, row.epoch)
         for name, value in (row.parts if parts is None else parts).items():
             self._writer.add_scalar(f"kd/{name}", value, row.epoch)
         self._writer.flush()

@@ -34,20 +34,20 @@ SUMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"loss": summed_cross_entr
 
 
 def names(split: str) -> tuple[str, ...]:
-    """Column names of a split's metrics, such as eval_loss, eval_top1."""
+    """Column names of a split's metrics, such as eval_loss, eval_top1.
+
+    Those of `eval` are what a sweep's `metric.name` may be: the test set is never selected on.
+    """
     return tuple(f"{split}_{name}" for name in SUMS)
-
-
-METRIC_NAMES = names("eval")
-"""What a sweep's `metric.name` may be: validation only; the test set is never selected on."""
 
 
 class Totals:
     """Sums of metrics over batches, kept on the device so that no batch waits for a copy."""
 
-    def __init__(self, device: torch.device, wanted: tuple[str, ...] = tuple(SUMS)) -> None:
-        self.wanted = wanted
-        self.sums = torch.zeros(len(wanted), dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, wanted: tuple[str, ...] | None = None) -> None:
+        """`wanted`: names of metrics; none means all."""
+        self.wanted = tuple(SUMS) if wanted is None else wanted
+        self.sums = torch.zeros(len(self.wanted), dtype=torch.float64, device=device)
         self.images = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:

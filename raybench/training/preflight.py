@@ -20,7 +20,7 @@ from raybench.models import count_parameters, exists, weights_available
 from raybench.models import names as model_names
 from raybench.models import nearest as nearest_models
 from raybench.training.ingredients import make_model
-from raybench.training.metrics import METRIC_NAMES
+from raybench.training.metrics import names as metric_names
 from raybench.training.recorder import Setup
 
 Where = Callable[[str], str]
@@ -68,12 +68,16 @@ def check(plan: Plan, data_root: Path | None, where: Where) -> Checked:
 def unknown(key: str, name: str) -> str | None:
     """What is wrong with the name of a metric, data set or model at `key`, with the nearest known; none if known."""
     if key == "metric.name":
-        near = nearest(name, METRIC_NAMES) or list(METRIC_NAMES)
-        return None if name in METRIC_NAMES else f"unknown metric; nearest: {', '.join(near)}"
+        known = metric_names("eval")
+        near = nearest(name, known) or list(known)
+        return None if name in known else f"unknown metric; nearest: {', '.join(near)}"
     if key == "dataset.name":
         near = nearest(name, dataset_names()) or list(dataset_names())
-        known = name in dataset_names()
-        return None if known else f"unknown data set; nearest: {', '.join(near)} (raybench list datasets)"
+        return (
+            None
+            if name in dataset_names()
+            else f"unknown data set; nearest: {', '.join(near)} (raybench list datasets)"
+        )
     if exists(name):
         return None
     near = nearest_models(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ class Recorder:
             eval_time=epoch.eval_time,
             train_samples_per_sec=epoch.train_samples_per_sec,
             parts=epoch.parts,
-            **epoch.metrics,
+            **_columns(epoch.metrics, EpochRow),
         )
         self.rows.append(row)
         self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
@@ -132,6 +132,7 @@ class Recorder:
 
     def settle(self, status: Status, reason: str | None = None, **known: Any) -> None:
         """The last row of the trial; its checkpoints are no longer needed."""
+        known = _columns(known, TrialRow)
         self.row = replace(
             self.row, status=status, reason=reason, epochs=len(self.rows), ended=datetime.now(UTC), **known
         )
@@ -142,3 +143,10 @@ class Recorder:
             }
             self._board.close(status, finals)
         self.checkpoints.clear()
+
+
+def _columns(values: dict[str, Any], row: type[EpochRow] | type[TrialRow]) -> dict[str, Any]:
+    """Values by column as arguments of a row: metrics beyond its own columns go into `metrics`."""
+    own = {entry.name for entry in fields(row)}
+    further = {name: value for name, value in values.items() if name not in own}
+    return {name: value for name, value in values.items() if name in own} | {"metrics": further}

@@ -19,6 +19,7 @@ from raybench.training.batches import PlainImages
 from raybench.training.device import Device, choose_device
 from raybench.training.ingredients import Ingredients, gather
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
+from raybench.training.metrics import names as metric_names
 from raybench.training.preparation import teacher_logits
 from raybench.training.recorder import Recorder, Setup, device_share
 from raybench.training.tasks import Classification, Distillation, Task
@@ -32,7 +33,7 @@ class Outcome:
     status: Status
     epochs: int
     """Epochs finished."""
-    scores: dict[int, float]
+    scores: dict[int, float | None]
     """Validation metric after each epoch."""
     reason: str | None = None
 
@@ -130,7 +131,7 @@ def _conclude(
     speed = len(images.labels) / (time.perf_counter() - start)
     best = recorder.rows[run.best_epoch - 1]
     known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()}
-    known |= {"best_epoch": run.best_epoch, "eval_loss": best.eval_loss, "eval_top1": best.eval_top1}
+    known |= {"best_epoch": run.best_epoch, **{name: best.value(name) for name in metric_names("eval")}}
     return _settle(run, setup, recorder, peak, Status.COMPLETE, None, infer_samples_per_sec=speed, **known)
 
 
@@ -154,7 +155,7 @@ def _settle(
 
 
 def _outcome(run: Run, setup: Setup, recorder: Recorder, status: Status, reason: str | None = None) -> Outcome:
-    scores = {row.epoch: getattr(row, setup.metric) for row in recorder.rows}
+    scores = {row.epoch: row.value(setup.metric) for row in recorder.rows}
     return Outcome(run.config.trial_id, status, run.epoch, scores, reason)
 
 

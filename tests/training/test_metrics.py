@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raybench.training.metrics import METRIC_NAMES, SUMS, Totals, names, top
+from raybench.training.metrics import SUMS, Totals, names, top
 
 CPU = torch.device("cpu")
 
@@ -75,5 +75,5 @@ def test_no_images_no_crash() -> None:
 
 
 def test_what_may_be_selected_on_is_validation() -> None:
-    assert METRIC_NAMES == ("eval_loss", "eval_top1", "eval_top5")
+    assert names("eval") == ("eval_loss", "eval_top1", "eval_top5")
     assert names("test") == ("test_loss", "test_top1", "test_top5")
