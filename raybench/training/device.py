@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -49,6 +51,15 @@ class Device:
     def name(self) -> str | None:
         """The GPU's name; none on a CPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+
+
+def driver_version() -> str | None:
+    """Version of the NVIDIA driver, as the kernel tells it; none without one."""
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+    return next((word for word in line.split() if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), line)
 
 
 def choose_device(precision: str) -> Device:

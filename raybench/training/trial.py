@@ -16,7 +16,7 @@ from raybench.models import count_parameters
 from raybench.models.macs import count_macs
 from raybench.results.schema import Status
 from raybench.training.batches import PlainImages
-from raybench.training.device import Device, choose_device
+from raybench.training.device import Device, choose_device, driver_version
 from raybench.training.ingredients import Ingredients, gather
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
 from raybench.training.metrics import names as metric_names
@@ -81,7 +81,9 @@ def _run(config: TrialConfig, setup: Setup, until: int, recorder: Recorder) -> O
     torch.manual_seed(config.seed)
     if (state := recorder.resume()) is not None:
         run.restore(state)
-    recorder.row.env.update(precision=device.precision, threads=torch.get_num_threads(), gpu=device.name)
+    recorder.row.env.update(
+        precision=device.precision, threads=torch.get_num_threads(), gpu=device.name, driver=driver_version()
+    )
     recorder.start(
         param_count=count_parameters(task.module) / 1e6,
         gmacs=_macs(ingredients) / 1e9,
