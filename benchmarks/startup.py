@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--json]
 
-Whole processes, one warm-up each, then the median of five. The last line needs a finished quick sweep in ./results and is
-left out where there is none.
+Whole processes, one warm-up each, then the median of five. The last line needs a finished quick sweep in ./results and
+is left out where there is none.
 """
 
 from __future__ import annotations
