@@ -74,7 +74,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def started(self, job: Job) -> None:
         """A job went to a worker."""
@@ -123,29 +123,24 @@ class Progress:
         if len(self._ratios) < min(3, self.total):
             return None
         now = time.monotonic()
-        ran = sum(min(now - self._since[trial_id], self.costs.get(trial_id, 0.0)) for trial_id in self.running)
-        left = max(0.0, sum(self.costs.values()) - ran)
+        ran = sum(min(now - self._since[trial_id], self.costs.get(trial_id, 0.0)) for trial_id in list(self.running))
+        left = max(0.0, sum(list(self.costs.values())) - ran)
         return left * statistics.median(self._ratios) / self.width
 
     def render(self) -> RenderableType:
         """The live table: what runs, and the latest that ended."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name, justify in (
-            ("trial", "left"),
-            ("cell", "left"),
-            ("seed", "right"),
-            ("epoch", "right"),
-            ("", "left"),
-            (self.metric, "right"),
-            ("state", "left"),
-        ):
-            table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+        for name in ("trial", "cell", "seed", "epoch", "", self.metric, "state"):
+            right = name in ("seed", "epoch", self.metric)
+            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        # Copies, since this is drawn by a thread of its own while the driver goes on.
         running = [
-            (job_trial, f"{job.cell}{self._settings(job_trial)}", Status.RUNNING)
-            for job in set(self.running.values())
-            for job_trial in job.trials
+            (trial, f"{job.cell}{self._settings(trial)}", Status.RUNNING)
+            for trial_id, job in list(self.running.items())
+            for trial in job.trials
+            if trial.trial_id == trial_id
         ]
-        for trial, name, status in [*self.recent[-6:], *running[: self.width + 2]]:
+        for trial, name, status in [*self.recent, *running[: self.width + 2]]:
             table.add_row(
                 trial.trial_id, name, str(trial.seed), *self._curve(trial), Text(status, style=STYLES[status])
             )
