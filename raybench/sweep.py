@@ -113,10 +113,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.swee
         # Before the sweep handles signals itself, that is before anything started.
         print("stopped, nothing started", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough; Python must not complain of it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _unheard()
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return EXIT_TROUBLE
+
+
+def _unheard() -> int:
+    """Whoever read our output has had enough; Python must not complain of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_TROUBLE
 
 
 def print_error(error: RaybenchError) -> None:
@@ -183,7 +190,10 @@ def confirmed(device_hours: float, yes: bool) -> bool:
     if not sys.stdin.isatty():
         print(f"{what}: more than one device-hour is not started without --yes", file=sys.stderr)
         return False
-    return input(f"{what}. Start? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{what}. Start? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 if __name__ == "__main__":

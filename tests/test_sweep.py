@@ -49,6 +49,7 @@ def test_a_dry_run_does_without_ray(tmp_path: Path) -> None:
     assert "student resnet8 75 k, teacher vit_micro_patch2_8 202 k parameters" in printed
     assert "3 seeds show a difference of about 3.3 standard deviations" in printed
     assert not names & {"ray", "timm", "torchvision"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -129,6 +130,30 @@ def test_a_long_plan_is_not_started_without_yes(
     assert code == 2
     assert "more than one device-hour is not started without --yes" in captured.err
     assert not (tmp_path / "deit_reverse" / "manifest.json").exists()
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path) -> None:
+    script = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'ray' else find(name, *rest)\n"
+        "import raybench.sweep as s\n"
+        "sys.exit(s.main(sys.argv[1:]))"
+    )
+    arguments = ["deit_reverse", "--preset", "quick", "--results", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=environment, cwd=REPOSITORY, text=True, capture_output=True
+    )
+    assert done.returncode == 2
+    assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_metric_with_the_wrong_direction_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), "metric.name=eval_loss")
+    assert code == 2
+    assert "mode = max would select the worst eval_loss; use mode: min" in said
 
 
 @pytest.mark.parametrize(

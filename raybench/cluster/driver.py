@@ -19,12 +19,12 @@ from ray import tune
 from raybench.cluster.jobs import pack_setup, unpack_setup
 from raybench.cluster.schedulers import make_scheduler
 from raybench.cluster.searcher import Observer, PlanSearcher
-from raybench.cluster.session import largest_node
+from raybench.cluster.session import alive_nodes
 from raybench.cluster.trainables import TRAINABLES
 from raybench.config.plan import Plan
 from raybench.config.trial import TrialConfig
 from raybench.distillation.teacher import TeacherRecord
-from raybench.errors import RaybenchError
+from raybench.errors import ConfigError, RaybenchError
 from raybench.results.store import Store
 from raybench.search.search import Search
 from raybench.training.preparation import TeacherWanted, prepare_teacher, teacher_folder
@@ -74,7 +74,7 @@ class Stop:
 
 
 class Watch(tune.Callback):
-    """Tune's hooks: asks whether to stop, and keeps the reason of what died."""
+    """Tune's hook, several times a second: whether to stop."""
 
     def __init__(self, stop: Stop, searcher: PlanSearcher) -> None:
         self.stop = stop
@@ -85,20 +85,10 @@ class Watch(tune.Callback):
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
-        """Several times a second, in the main thread."""
+        """In the main thread."""
         self.stop.check()
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """A worker died more often than `max_failures` allows."""
-        self.searcher.reasons[trial.trial_id] = died(trial)
-
-
-def died(trial: Any) -> str:
-    """One line on why a trial's workers died."""
-    error = trial.get_error()
-    text = str(error).strip().splitlines()[0] if error is not None and str(error).strip() else "no message"
-    times = trial.num_failures
-    return f"its worker died {times} time{'s' if times != 1 else ''}; last: {text[:300]}"
+        if self.searcher.fault is not None:
+            raise RaybenchError(self.searcher.fault)
 
 
 class TeacherObserver(Protocol):
@@ -115,9 +105,9 @@ class TeacherObserver(Protocol):
 
 def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: TeacherObserver) -> None:
     """Prepare each teacher in a worker with a whole node's CPUs, in turn. Raises RaybenchError when one fails."""
-    node = largest_node()
-    cpus = max(1.0, node.get("CPU", 1.0))
-    gpus = 1.0 if node.get("GPU", 0.0) >= 1 and setup.gpu > 0 else 0.0
+    fitting = [node for node in alive_nodes() if setup.gpu == 0 or node.get("GPU", 0.0) >= 1]
+    cpus = max((node.get("CPU", 1.0) for node in fitting), default=1.0)
+    gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
     everything = replace(setup, cpu=cpus, gpu=gpus)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_prepare_remotely)
     for teacher in wanted:
@@ -143,19 +133,20 @@ def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None,
         record = prepare_teacher(TrialConfig.model_validate_json(config), unpack_setup(setup), images)
     except RaybenchError as error:
         return str(error), {}
+    except Exception as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return f"{type(error).__name__}: {text}", {}
     return None, asdict(record)
 
 
 def slots(plan: Plan, resources: dict[str, float], max_concurrent: int | None) -> int:
-    """Trials at a time. Raises RaybenchError when the cluster can never run one."""
+    """Trials at a time. Raises ConfigError when no node of the cluster can ever run one."""
     wanted = plan.sweep.resources
-    faults = [
-        f"resources.{name} = {amount:g}: no node has so many (the largest has {largest_node().get(name.upper(), 0):g})"
-        for name, amount in (("cpu", wanted.cpu), ("gpu", wanted.gpu))
-        if amount > largest_node().get(name.upper(), 0.0)
-    ]
-    if faults:
-        raise RaybenchError("; ".join(faults))
+    nodes = alive_nodes()
+    if not any(node.get("CPU", 0.0) >= wanted.cpu and node.get("GPU", 0.0) >= wanted.gpu for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        asked = f"resources.cpu = {wanted.cpu:g} and resources.gpu = {wanted.gpu:g}"
+        raise ConfigError([f"{plan.sweep.name}: {asked}: no node has so many (nodes: {have})"])
     fits = resources.get("CPU", 0.0) // wanted.cpu
     if wanted.gpu > 0:
         fits = min(fits, resources.get("GPU", 0.0) // wanted.gpu)
@@ -180,7 +171,7 @@ def run(
             tune.with_resources(TRAINABLES["image_classification"], {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=make_scheduler(plan.sweep.scheduler, _epochs(plan)),
+                scheduler=make_scheduler(searcher.reasons, plan.sweep.scheduler, _epochs(plan)),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=_name,

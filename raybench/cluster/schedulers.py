@@ -9,12 +9,36 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from raybench.cluster.jobs import unpack_job
 from raybench.config.sweep import SchedulerConfig
 
+Reasons = dict[str, str]
+"""Tune's trial id -> why its worker died last."""
 
-class CellScheduler(FIFOScheduler):
+
+class InOrder(FIFOScheduler):
+    """First in, first out; keeps why a worker died, which Tune tells its scheduler before it tells its searcher."""
+
+    def __init__(self, reasons: Reasons) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reasons = reasons
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
+        """A worker died; Tune may start the trial again."""
+        self.reasons[trial.trial_id] = died(trial)
+
+
+def died(trial: Any) -> str:
+    """One line on why a trial's workers died."""
+    error = trial.get_error()
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    count = max(1, trial.num_failures)
+    times = "once" if count == 1 else f"{count} times"
+    return f"its worker died {times}" + (f"; last: {lines[-1][:300]}" if lines else "")
+
+
+class CellScheduler(InOrder):
     """Hands each trial to the ASHA of its cell; chooses what runs next first in, first out."""
 
-    def __init__(self, config: SchedulerConfig, epochs: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, reasons: Reasons, config: SchedulerConfig, epochs: int) -> None:
+        super().__init__(reasons)
         self.config = config
         self.epochs = epochs
         self._of_cell: dict[str, Any] = {}
@@ -50,6 +74,6 @@ class CellScheduler(FIFOScheduler):
         """A setting was taken out."""
 
 
-def make_scheduler(config: SchedulerConfig, epochs: int) -> TrialScheduler:
+def make_scheduler(reasons: Reasons, config: SchedulerConfig, epochs: int) -> TrialScheduler:
     """The Tune scheduler of a sweep: only `asha` is Ray's; halving is the plan's own business."""
-    return CellScheduler(config, epochs) if config.name == "asha" else FIFOScheduler()
+    return CellScheduler(reasons, config, epochs) if config.name == "asha" else InOrder(reasons)

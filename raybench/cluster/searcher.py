@@ -43,6 +43,8 @@ class PlanSearcher(Searcher):
         self.width = width
         self.running: dict[str, Job] = {}
         self.reasons: dict[str, str] = {}
+        self.fault: str | None = None
+        """A fault of the results folder that a trial met: the sweep ends, and the trial stays due."""
         self._sign = 1.0 if setup.mode == "max" else -1.0
 
     def suggest(self, trial_id: str) -> Any:
@@ -62,6 +64,9 @@ class PlanSearcher(Searcher):
         """A job came back, was stopped by the scheduler, or died once too often."""
         job = self.running.pop(trial_id, None)
         if job is None:
+            return
+        if result and result.get("fault"):
+            self.fault = result["fault"]
             return
         outcomes = unpack_outcomes(result["outcomes"], self._sign) if result and "outcomes" in result else {}
         for trial in job.trials:

@@ -85,9 +85,8 @@ def gpus_at(address: str) -> float:
         return resources.get("GPU", 0.0)
 
 
-def largest_node() -> dict[str, float]:
-    """CPUs and GPUs of the node with the most CPUs."""
+def alive_nodes() -> list[dict[str, float]]:
+    """Resources of each node of the cluster."""
     import ray
 
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return max(nodes, key=lambda resources: resources.get("CPU", 0.0), default={})
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from raybench.cluster.jobs import pack_outcomes, unpack_job, unpack_setup
+from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED, Status
 from raybench.results.store import Store
 from raybench.search.cells import Job
@@ -40,10 +41,12 @@ class ImageTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train every trial of the job to the next rung; `score` is their mean there, larger being better."""
         until = self.job.rungs[self.rung]
-        for trial in self.job.trials:
-            # A seed that diverged or failed at an earlier rung is not begun again.
-            if trial.trial_id not in self.outcomes or self.outcomes[trial.trial_id].status == Status.RUNNING:
-                self.outcomes[trial.trial_id] = run_trial(trial, self.where, self.job.cell, until)
+        try:
+            self._train(until)
+        except ResultsError as error:
+            # Not the trial's fault, and trying again fills no less of the disk: the driver ends the sweep, and the
+            # trial goes on from its checkpoint another time.
+            return {"score": -1e9, "epoch": until, "outcomes": "[]", "fault": str(error), "done": True}
         outcomes = [self.outcomes[trial.trial_id] for trial in self.job.trials]
         self.rung += 1
         settled = all(outcome.status != Status.RUNNING for outcome in outcomes)
@@ -54,6 +57,12 @@ class ImageTrainable(tune.Trainable):
             "outcomes": pack_outcomes(outcomes),
             "done": settled or self.rung == len(self.job.rungs),
         }
+
+    def _train(self, until: int) -> None:
+        for trial in self.job.trials:
+            # A seed that diverged or failed at an earlier rung is not begun again.
+            if trial.trial_id not in self.outcomes or self.outcomes[trial.trial_id].status == Status.RUNNING:
+                self.outcomes[trial.trial_id] = run_trial(trial, self.where, self.job.cell, until)
 
     def _score(self, outcome: Outcome, rung: int) -> float:
         value = outcome.scores.get(rung)
@@ -77,7 +86,8 @@ def _settled_before(job: Job, where: Setup) -> dict[str, Outcome]:
     wanted = [trial.trial_id for trial in job.trials]
     found: dict[str, Outcome] = {}
     for row in store.trials().to_dicts():
-        if row["trial_id"] in wanted and row["status"] in SETTLED:
+        reopened = row["attempt"] <= where.reopened.get(row["trial_id"], 0)
+        if row["trial_id"] in wanted and row["status"] in SETTLED and not reopened:
             rows = store.last_epochs(row["trial_id"])
             scores = {one.epoch: one.value(where.metric) for one in rows}
             found[row["trial_id"]] = Outcome(row["trial_id"], Status(row["status"]), len(rows), scores, row["reason"])

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from raybench.commands.sweeping import Sweep
+from raybench.errors import ResultsError
 from raybench.report.figures import comparison_figure, curves_figure
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
 from raybench.results.parts import write_atomically
@@ -68,10 +69,14 @@ def show_results(sweep: Sweep) -> None:
             sweep.say(line)
     for line in sweep.weak_teachers(sweep.outcomes):
         sweep.say(f"note: {line}")
-    write_atomically(sweep.folder / "comparison.md", comparison_markdown(results, title, rows).encode())
-    source = f"{sweep.data_text()}, preset {sweep.config.preset}"
-    comparison_figure(results, sweep.folder / "comparison.png", sweep.config.question or title, source)
-    curves_figure(sweep.store.epochs(), results, sweep.folder / "curves.png", sweep.config.question or title)
     shown = os.path.relpath(sweep.folder)
+    try:
+        write_atomically(sweep.folder / "comparison.md", comparison_markdown(results, title, rows).encode())
+        source = f"{sweep.data_text()}, preset {sweep.config.preset}"
+        comparison_figure(results, sweep.folder / "comparison.png", sweep.config.question or title, source)
+        curves_figure(sweep.store.epochs(), results, sweep.folder / "curves.png", sweep.config.question or title)
+    except (OSError, ResultsError) as error:
+        # The rows are what matters; the same command draws again.
+        sweep.say(f"note: table and figures could not be written into {shown}: {error}")
     sweep.say("")
     sweep.say(f"{shown} (comparison.md, comparison.png, curves.png) · tensorboard --logdir {shown}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from raybench.results.manifest import write_manifest
 from raybench.results.parts import write_atomically
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
-from raybench.search.search import Search
+from raybench.search.search import Search, taught
 
 if TYPE_CHECKING:
+    from raybench.cluster.driver import Stop
     from raybench.commands.plan_text import Estimate
     from raybench.distillation.teacher import TeacherRecord
 
@@ -40,14 +42,23 @@ def run_sweep(
     sweep: Sweep, *, command: str, estimate: Estimate, started: datetime, time_budget_s: float | None, verbose: bool
 ) -> int:
     """Run what is due, then print the table; returns the exit code. Raises RaybenchError when it cannot start."""
-    with SweepLock(sweep.folder):
+    if importlib.util.find_spec("ray") is None:
+        raise RaybenchError('a sweep runs on Ray, which is not installed: pip install "raybench[ray]"')
+    from raybench.cluster.session import configure
+
+    configure(sweep.address)  # before anything imports ray
+    from raybench.cluster.driver import Stop
+
+    stop = Stop(time_budget_s)
+    # To the last word: a signal while the table is drawn leaves no half-written end.
+    with SweepLock(sweep.folder), stop.installed():
         content = sweep.config.model_dump(mode="json", exclude={"places"})
         resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
         about = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
         write_manifest(sweep.folder, **about, ended=None, exit_code=None)
         progress = _progress(sweep, estimate)
-        end = _drive(sweep, progress, time_budget_s, verbose)
+        end = _drive(sweep, progress, stop, verbose)
         if end == End():
             sweep.store.compact()
         code = _finish(sweep, command, end, progress)
@@ -57,17 +68,14 @@ def run_sweep(
     return code
 
 
-def _drive(sweep: Sweep, progress: Progress, time_budget_s: float | None, verbose: bool) -> End:
+def _drive(sweep: Sweep, progress: Progress, stop: Stop, verbose: bool) -> End:
     """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
-    from raybench.cluster.session import configure, session
+    from raybench.cluster.driver import Stopped, prepare, run, slots
+    from raybench.cluster.session import session
 
-    configure(sweep.address)
-    from raybench.cluster.driver import Stop, Stopped, prepare, run, slots
-
-    stop = Stop(time_budget_s)
     begun = False
     try:
-        with stop.installed(), session(sweep.address, verbose) as resources, progress:
+        with session(sweep.address, verbose) as resources, progress:
             stop.check()
             with stop.installed():  # Ray has put its own handlers in place by now
                 width = slots(sweep.plan, resources, sweep.max_concurrent)
@@ -149,9 +157,9 @@ class Watch:
     def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back."""
         self.progress.ended(job, outcomes)
-        alone = [cell for cell in self.search.plan.cells if cell.baseline is None]
+        alone = [cell for cell in self.search.cells() if not taught(self.search.plan, cell)]
         ids = [trial.trial_id for cell in alone for setting in cell.settings for trial in setting.trials]
-        if all(self.search.outcomes.settled(trial_id) for trial_id in ids):
+        if job.cell in {cell.label for cell in alone} and all(self.search.outcomes.settled(each) for each in ids):
             self._warn()
 
     def teacher_started(self, config: TrialConfig) -> None:

@@ -20,7 +20,7 @@ from raybench.results.manifest import environment
 from raybench.results.schema import Status
 from raybench.results.store import Store
 from raybench.search.outcomes import Known, Outcomes
-from raybench.search.search import Search
+from raybench.search.search import Search, taught
 
 if TYPE_CHECKING:
     from raybench.training.preflight import Checked
@@ -114,12 +114,13 @@ class Sweep:
         plan = make_plan(config)
         folder = (results / config.name).expanduser().absolute()
         store = Store(folder)
-        store.check_writable()
+        if not dry_run:
+            store.check_writable()
         # torch comes with these, seconds after everything that can be said without it has been said.
         from raybench.training.preflight import check
         from raybench.training.recorder import Setup
 
-        checked = check(plan, data_root, lambda key: config.places.get(key, config.name))
+        checked = check(plan, data_root, lambda key: config.places.get(key, config.name), download=not dry_run)
         config = config.model_copy(update={"fingerprints": checked.fingerprints})
         setup = Setup(
             sweep=config.name,
@@ -162,7 +163,8 @@ class Sweep:
                     known = "failed, diverged, or a trial's 12 digits"
                     faults.append(f"command line: --rerun {name}: no such trial in this sweep ({known})")
             for trial_id in again:
-                self.outcomes.pop(trial_id, None)
+                if self.outcomes.pop(trial_id, None) is not None:
+                    self.setup.reopened[trial_id] = self.store.next_attempt(trial_id) - 1
         if faults:
             raise ConfigError(faults)
 
@@ -235,7 +237,11 @@ class Sweep:
         """Every cell's result from the rows there are."""
         metric = self.config.metric
         return compare(
-            self.search(1).cells(), self.store.trials(), metric.name, metric.mode, metric.name.replace("eval_", "test_")
+            self.search(1).compared_cells(),
+            self.store.trials(),
+            metric.name,
+            metric.mode,
+            metric.name.replace("eval_", "test_"),
         )
 
     # -- the gate ------------------------------------------------------------------------------------------------------
@@ -246,18 +252,16 @@ class Sweep:
         return any(t.gate == "stop" for trial in self.plan.trials() if (t := trial.distillation.teacher) is not None)
 
     def student_alone(self, outcomes: Outcomes) -> float | None:
-        """Best mean validation metric of the student alone over its cells; none before they are settled."""
-        alone = [cell for cell in self.plan.cells if cell.baseline is None and cell.settings]
-        if not alone or len(alone) == len(self.plan.cells):
-            return None
+        """Best mean validation metric of the student alone over its cells; none before any of its settings is settled."""
+        cells = Search(self.plan, outcomes, self.folder, 1).cells()
         means = [
             outcomes.mean_best(setting)
-            for cell in alone
+            for cell in cells
+            if not taught(self.plan, cell)
             for setting in cell.settings
             if all(outcomes.settled(trial.trial_id) for trial in setting.trials)
         ]
-        finite = [value for value in means if value > float("-inf")]
-        return max(finite, default=None)
+        return max((value for value in means if value > float("-inf")), default=None)
 
     def gate(self, outcomes: Outcomes) -> bool:
         return not self.weak_teachers(outcomes, gates=("stop",))

@@ -20,6 +20,24 @@ class MetricConfig(Section):
 
     name: str = "eval_top1"
     mode: Literal["max", "min"] = "max"
+    """Which way is better; left out, it follows from the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_of_name(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "mode" not in content:
+            loss = isinstance(content.get("name"), str) and content["name"].endswith("loss")
+            return {**content, "mode": "min" if loss else "max"}
+        return content
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> MetricConfig:
+        if (self.mode == "min") != self.name.endswith("loss"):
+            right = "min" if self.name.endswith("loss") else "max"
+            raise ValueError(
+                f"mode = {self.mode} would select the worst {self.name}; use mode: {right}, or leave it out"
+            )
+        return self
 
 
 class TuneConfig(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
@@ -97,6 +97,8 @@ class CellResult:
     metric: str
     test_metric: str
     test_mode: Mode
+    commits: Mapping[str, str] = field(default_factory=dict)
+    """Selected trial -> git commit that made its row, 8 digits, `+changes` when dirty; without those not known."""
 
 
 def compare(
@@ -157,6 +159,7 @@ def _cell_result(
         metric=metric,
         test_metric=test_metric,
         test_mode=test_mode,
+        commits={str(row["trial_id"]): commit for row in kept if (commit := _commit(row))},
     )
 
 
@@ -246,3 +249,8 @@ def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
     return tuple(sorted({str(row[name]) for row in rows if row.get(name) is not None}))
+
+
+def _commit(row: Mapping[str, Any]) -> str | None:
+    commit = row.get("env/git_commit")
+    return f"{commit[:8]}{'+changes' if row.get('env/git_dirty') else ''}" if commit else None

@@ -10,17 +10,23 @@ from raybench.results.published import PublishedRow
 
 
 def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
-    """What keeps our cell from being the published setting; empty where they agree in all we know to compare."""
+    """What keeps our cell from being the published setting; empty where they agree in all we know to compare.
+
+    Hyperparameters, tuned or not, are no part of it: they belong to how a setting is trained, not to what it is.
+    """
     if not result.selected:
         return ("not run",)
     trial = result.selected[0]
     teacher = trial.canonical().distillation.teacher
     theirs = row.setting
     image_size = trial.model.image_size or trial.dataset.image_size
+    # Validation is cut from the training set first, so our `all` is never the whole of it, as a source's is.
+    size = trial.dataset.train_size
+    images = f"all but {trial.dataset.val_size:,} held out for validation" if size == "all" else size
     pairs: list[tuple[str, object, object]] = [
         ("data set", trial.dataset.name, theirs.dataset),
         ("model", trial.model.name, row.model_name),
-        ("train size", trial.dataset.train_size, theirs.train_size),
+        ("train images", images, theirs.train_size),
         ("epochs", trial.schedule.epochs, theirs.epochs),
         ("teacher", teacher.name if teacher else "none", row.teacher or "none"),
     ]
@@ -33,6 +39,8 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
         for what, ours, printed in pairs
         if ours != printed
     ]
+    if trial.dataset.augment and trial.dataset.views != "all":
+        found.append(f"views {trial.dataset.views:,} fixed an image, not fresh each epoch")
     if result.variants != ("official",):
         found.append(f"data {'/'.join(result.variants) or 'of unknown variant'}, not official")
     if result.presets != ("paper",):

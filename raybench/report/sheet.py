@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -271,7 +272,19 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     variants = sorted({variant for r in rows for variant in r.variants} - {"official"})
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
-    return notes
+    return notes + _code_note(rows)
+
+
+def _code_note(rows: Sequence[CellResult]) -> list[str]:
+    """A note where the compared trials were not all made by the same code; trials of unknown code alone are no cause."""
+    trials = {trial.trial_id for r in rows for trial in r.selected}
+    commits = {trial_id: commit for r in rows for trial_id, commit in r.commits.items()}
+    counts = Counter(commits.values())
+    if len(counts) < 2:
+        return []
+    counts["unknown"] = len(trials) - len(commits)
+    named = [f"{commit} ({count} trial{'s' * (count != 1)})" for commit, count in sorted(counts.items()) if count]
+    return [f"code: the trials compared were made by different commits: {', '.join(named)}."]
 
 
 def _hashable(value: Any) -> Any:

@@ -94,6 +94,12 @@ class Exhaustive:
         best = self._best(outcomes) if tuned else None
         return tuple(s if s is best else Setting(s.tuned, s.trials[:1]) for s in self.cell.settings)
 
+    def compared(self, outcomes: Outcomes) -> tuple[Setting, ...]:
+        """All; with `seeds: first` the selected one, once every setting has its first seed."""
+        if self.first_only and all(outcomes.settled(s.trials[0].trial_id) for s in self.cell.settings):
+            return (self._best(outcomes),)
+        return self.settings(outcomes)
+
 
 class Halving:
     """Deterministic successive halving (Jamieson and Talwalkar 2016, algorithm 1).

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from raybench.config.plan import Cell, Plan
+from raybench.config.plan import Cell, Plan, first_values, make_setting
 from raybench.config.trial import TrialConfig
 from raybench.search.cells import Asynchronous, CellSearch, Exhaustive, Halving, Job
 from raybench.search.outcomes import Known, Outcomes
@@ -43,7 +43,7 @@ class Search:
         self.plan = plan
         self.outcomes = outcomes
         self._searches = [_cell_search(plan, cell, folder, width) for cell in plan.cells]
-        queues = [_Queue(search, search.cell.baseline is not None) for search in self._searches]
+        queues = [_Queue(search, taught(plan, search.cell)) for search in self._searches]
         self._queues = sorted(queues, key=lambda queue: _priority(queue.search.cell))
         self._running: set[str] = set()
         self._waiting: dict[str, list[_Queue]] = {}
@@ -133,10 +133,25 @@ class Search:
         """The plan's cells with the settings tried so far."""
         return tuple(replace(search.cell, settings=search.settings(self.outcomes)) for search in self._searches)
 
+    def compared_cells(self) -> tuple[Cell, ...]:
+        """The plan's cells with the settings among which a table selects."""
+        return tuple(
+            replace(search.cell, settings=search.compared(self.outcomes))
+            if isinstance(search, Exhaustive)
+            else replace(search.cell, settings=search.settings(self.outcomes))
+            for search in self._searches
+        )
+
     def due_trials(self) -> int:
         """Trials known to be due now."""
         due = (trial.trial_id for search in self._searches for job in search.due(self.outcomes) for trial in job.trials)
         return len(set(due))
+
+
+def taught(plan: Plan, cell: Cell) -> bool:
+    """Whether the trials of a cell have a teacher."""
+    setting = cell.settings[0] if cell.settings else make_setting(plan.sweep, cell.point, first_values(plan.sweep))
+    return setting.trials[0].canonical().distillation.teacher is not None
 
 
 def _cell_search(plan: Plan, cell: Cell, folder: Path, width: int) -> CellSearch:

@@ -74,7 +74,7 @@ class Estimator:
 
 
 def _probe(model: ModelConfig, dataset: DatasetConfig, precision: str, data: ImageData, setup: Setup) -> Speed:
-    device = choose_device(precision)
+    device = choose_device(precision, setup.gpu)
     torch.set_num_threads(setup.threads)
     bare = model.model_copy(update={"weights": "none"})
     task = Classification(make_model(bare, dataset, data, setup), device.device)

@@ -62,9 +62,13 @@ def driver_version() -> str | None:
     return next((word for word in line.split() if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), line)
 
 
-def choose_device(precision: str) -> Device:
-    """The GPU this process was given, else the CPU. `auto` is bf16 or fp16 on a GPU and fp32 on a CPU."""
-    cuda = torch.cuda.is_available()
+def choose_device(precision: str, gpu: float) -> Device:
+    """The GPU this process was given, if the trial has a share `gpu` of one, else the CPU.
+
+    `auto` is bf16 or fp16 on a GPU and fp32 on a CPU.
+    """
+    # Ray leaves every GPU visible to a worker that asked for none.
+    cuda = gpu > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     if precision != "auto":
         return Device(device, precision)

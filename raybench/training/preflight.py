@@ -42,15 +42,18 @@ class Checked:
     teachers: dict[str, int] = field(default_factory=dict)
 
 
-def check(plan: Plan, data_root: Path | None, where: Where) -> Checked:
-    """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong."""
+def check(plan: Plan, data_root: Path | None, where: Where, download: bool = True) -> Checked:
+    """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong.
+
+    `download`: whether data that are not there may be fetched.
+    """
     faults: Faults = {}
     _named("metric.name", plan.sweep.metric.name, faults, where)
     checked = Checked()
     data: dict[str, ImageData] = {}
     trials = _distinct(plan)
     for dataset in {trial.dataset.name: trial.dataset for trial in trials}.values():
-        _open(dataset, data_root, data, faults, where)
+        _open(dataset, data_root, data, faults, where, download)
     for trial in trials:
         if (found := data.get(trial.dataset.name)) is None:
             continue
@@ -104,12 +107,17 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
 
 
 def _open(
-    dataset: DatasetConfig, data_root: Path | None, data: dict[str, ImageData], faults: Faults, where: Where
+    dataset: DatasetConfig,
+    data_root: Path | None,
+    data: dict[str, ImageData],
+    faults: Faults,
+    where: Where,
+    download: bool,
 ) -> None:
     if not _named("dataset.name", dataset.name, faults, where):
         return
     try:
-        found = load(dataset.name, data_root)
+        found = load(dataset.name, data_root, download=download)
     except DataError as error:
         faults[str(error)] = True
         return

@@ -90,7 +90,7 @@ def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> 
     assert own is not None
     assert teacher is not None
     start = time.perf_counter()
-    device = choose_device(own.precision)
+    device = choose_device(own.precision, setup.gpu)
     ingredients = gather(own, setup, device)
     macs = count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
     torch.set_num_threads(setup.threads if macs * own.batch_size >= WORTH_THREADS_MACS else 1)
@@ -218,5 +218,5 @@ def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progres
     torch.set_num_threads(setup.threads)
     record = ensure_teacher(config, setup, say)
     if config.distillation.cache == "prefill":
-        fill_cache(config, setup, choose_device(config.precision), images)
+        fill_cache(config, setup, choose_device(config.precision, setup.gpu), images)
     return record

@@ -35,6 +35,8 @@ class Setup:
     trial_time_s: float | None = None
     checkpoint_every_s: float = 5.0
     env: dict[str, Any] = field(default_factory=dict)
+    reopened: dict[str, int] = field(default_factory=dict)
+    """Trial id -> last attempt before it was asked to run again; settled rows up to that attempt do not count."""
 
     @property
     def threads(self) -> int:

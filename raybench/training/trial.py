@@ -72,7 +72,7 @@ def _keep_traceback(recorder: Recorder) -> None:
 def _run(config: TrialConfig, setup: Setup, until: int, recorder: Recorder) -> Outcome:
     begun = time.monotonic()
     torch.set_num_threads(setup.threads)
-    device = choose_device(config.precision)
+    device = choose_device(config.precision, setup.gpu)
     device.reset_peak_memory()
     ingredients = gather(config, setup, device)
     task, about_teacher = make_task(config, setup, ingredients, device)

@@ -173,6 +173,20 @@ def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     assert trials["attempt"].max() == 2
 
 
+def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Sweeps) -> None:
+    arguments = ("--seeds", "1", "--max-concurrent", "1", "limits.max_failures=0", "schedule.epochs=400")
+    driver = sweeps.start("dies", *arguments, "distillation.alpha=0.0", "optimizer.lr=0.1")
+    assert driver.stdout is not None
+    victim = next(_training(driver.pid, sweeps.folder / "dies" / "tiny"))
+    victim.kill()
+    output = driver.communicate(timeout=120)[0]
+    assert driver.returncode == 1, output
+    (trial,) = pl.read_parquet(sweeps.folder / "dies" / "tiny" / "trials").to_dicts()
+    assert trial["status"] == "failed"
+    assert trial["reason"].startswith("its worker died once; last: ")
+    assert f"failed: {trial['trial_id']}" in output
+
+
 def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     """The worker that trains, once it has written an epoch."""
     deadline = time.monotonic() + 120

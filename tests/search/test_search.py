@@ -504,3 +504,21 @@ def test_5000_trials_take_seconds(cells: int, count: int, scheduler: dict[str, A
     assert search.finished
     assert handed >= 5000
     assert time.monotonic() - started < 5  # about 0.3 s on an idle core of the machine it was written on
+
+
+def test_a_gate_guards_teachers_where_no_cell_is_the_student_alone() -> None:
+    taught_only = plan({ALPHA: [0.5, 0.9]}, seeds=[0])
+    search = Search(taught_only, Outcomes(), NOWHERE, 2, gate=lambda outcomes: False)  # noqa: ARG005
+    assert search.next_job() is None
+    assert search.finished
+
+
+def test_a_table_of_seeds_first_compares_the_selected_setting_whatever_became_of_its_other_seeds() -> None:
+    def fate(trial: TrialConfig) -> Status:
+        return Status.DIVERGED if trial.seed else Status.COMPLETE
+
+    world = run_whole(FIRST, fate)
+    search = Search(FIRST, world.outcomes(), NOWHERE, 2)
+    for cell, whole in zip(search.compared_cells(), FIRST.cells, strict=True):
+        best = max(whole.settings, key=lambda setting: world.rows[setting.trials[0].trial_id].best)
+        assert cell.settings == (best,)

@@ -15,14 +15,14 @@ HAS_GPU = torch.cuda.is_available()
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is here")
 @pytest.mark.parametrize(("wanted", "used"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16")])
 def test_on_a_cpu(wanted: str, used: str) -> None:
-    device = choose_device(wanted)
+    device = choose_device(wanted, 0)
     assert device == Device(torch.device("cpu"), used)
     assert device.name is None
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_auto_is_a_16_bit_precision() -> None:
-    device = choose_device("auto")
+    device = choose_device("auto", 0)
     assert device.device.type == "cuda"
     assert device.precision in ("bf16", "fp16")
     assert device.name
