@@ -64,7 +64,7 @@ bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
 each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; .venv/bin/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; },echo "no such file in benchmarks/")
 
-PAGES := README.md CONTRIBUTING.md $(wildcard docs/*.md)
+PAGES := README.md CONTRIBUTING.md $(wildcard docs/*.md docs/*/*.md)
 docs: $(STAMP) $(PAGES:%.md=site/%.html)  ## the pages as HTML, in site/
 	@find docs -type f ! -name '*.md' | while read -r file; do install -D -m 644 "$$file" "site/$$file"; done
 	@echo "site/README.html"
@@ -82,10 +82,14 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "Making .venv with $$($$found --version): all of requirements.lock, about 6 GB, some minutes the first time."; \
 		"$$found" -m venv --clear .venv; \
 	else echo "requirements.lock or pyproject.toml is newer than .venv: bringing it up to date."; rm -f $@; fi
-	@$(RUN) pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^uv==' requirements.lock)"
+	@if [ -z "$${PIP_CERT:-}" ] && [ -f $(CERTIFICATES) ]; then export PIP_CERT=$(CERTIFICATES); fi; \
+		$(RUN) pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^uv==' requirements.lock)"
 	@test -t 2 || quiet=--quiet; $(UV) sync --system-certs $${quiet:-} requirements.lock
 	@$(UV) install --quiet --no-deps --no-index --no-build-isolation --editable .
 	@printf '%s\n' "$(CURDIR)" > $@
+
+# pip brings certificates of its own, which lack that of a proxy; uv is told to use the system's.
+CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 
 UV = VIRTUAL_ENV="$(CURDIR)/.venv" .venv/bin/uv pip
 

@@ -252,7 +252,7 @@ class Sweep:
         return any(t.gate == "stop" for trial in self.plan.trials() if (t := trial.distillation.teacher) is not None)
 
     def student_alone(self, outcomes: Outcomes) -> float | None:
-        """Best mean validation metric of the student alone over its cells; none before any of its settings is settled."""
+        """Best mean validation metric of the student alone; none before any of its settings is settled."""
         cells = Search(self.plan, outcomes, self.folder, 1).cells()
         means = [
             outcomes.mean_best(setting)

@@ -276,7 +276,7 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
 
 
 def _code_note(rows: Sequence[CellResult]) -> list[str]:
-    """A note where the compared trials were not all made by the same code; trials of unknown code alone are no cause."""
+    """A note where the compared trials were made by different code; code that is not known is no difference."""
     trials = {trial.trial_id for r in rows for trial in r.selected}
     commits = {trial_id: commit for r in rows for trial_id, commit in r.commits.items()}
     counts = Counter(commits.values())

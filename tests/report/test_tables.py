@@ -193,7 +193,7 @@ def test_the_published_setting_is_recognised(results: list[CellResult]) -> None:
     longer = row.model_copy(update={"setting": row.setting.model_copy(update={"epochs": 200})})
     assert differing(longer, same) == ("epochs 20, not 200",)
     unknown = row.model_copy(update={"setting": row.setting.model_copy(update={"train_size": None})})
-    assert differing(unknown, same) == ("train size 500, theirs not stated",)
+    assert differing(unknown, same) == ("train images 500, theirs not stated",)
 
 
 def test_few_test_images_get_a_binomial_interval(results: list[CellResult]) -> None:
@@ -204,3 +204,39 @@ def test_few_test_images_get_a_binomial_interval(results: list[CellResult]) -> N
 @pytest.mark.parametrize(("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-1.25, "-1.2")])
 def test_signs(value: float, text: str) -> None:
     assert signed_text(value, 1) == text
+
+
+@pytest.mark.parametrize(
+    ("commits", "note"),
+    [
+        ([("a" * 40, False)] * 3, None),
+        ([(None, None)] * 3, None),
+        ([("a" * 40, False), (None, None), ("a" * 40, False)], None),
+        ([("a" * 40, False), ("b" * 40, True), ("a" * 40, None)], "aaaaaaaa (2 trials), bbbbbbbb+changes (1 trial)"),
+        (
+            [("a" * 40, False), ("a" * 40, True), (None, None)],
+            "aaaaaaaa (1 trial), aaaaaaaa+changes (1 trial), unknown (1 trial)",
+        ),
+    ],
+)
+def test_rows_of_different_code_are_noted(commits: list[tuple[str | None, bool | None]], note: str | None) -> None:
+    cell = case_cell(0.0, "", 500)
+    rows = [
+        {
+            "trial_id": trial.trial_id,
+            "status": "complete",
+            "eval_top1": 70.0,
+            "test_top1": 70.0,
+            "env/git_commit": commit,
+            "env/git_dirty": dirty,
+        }
+        for trial, (commit, dirty) in zip(cell.settings[0].trials, commits, strict=True)
+    ]
+    # Not selected, so its code is no part of what is compared.
+    rows.append({**rows[0], "trial_id": "0" * 12, "env/git_commit": "c" * 40})
+    results = compare([cell], pl.DataFrame(rows, infer_schema_length=None))
+    text = " ".join(" ".join(comparison_lines(results, "t")).split())
+    assert ("code:" in text) == (note is not None)
+    if note is not None:
+        assert f"code: the trials compared were made by different commits: {note}." in text
+        assert note.split(" (")[0] in comparison_markdown(results, "t")

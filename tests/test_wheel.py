@@ -1,0 +1,49 @@
+"""The wheel: everything that a run needs from its own files, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling is not installed")
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Files in a wheel that is built here, without a network, as `make install` would build it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_data_of_the_package_is_inside(names: list[str]) -> None:
+    assert "raybench/sweeps/deit_reverse.yaml" in names
+    sweeps = {f"raybench/sweeps/{file.name}" for file in (ROOT / "sweeps").glob("*.yaml")}
+    numbers = {
+        f"raybench/results/published/{file.name}" for file in (ROOT / "raybench/results/published").glob("*.yaml")
+    }
+    assert numbers
+    assert sweeps | numbers <= set(names)
+
+
+def test_every_module_is_inside(names: list[str]) -> None:
+    modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "raybench").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+
+
+def test_nothing_else_is_inside(names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"raybench"}
+    assert {Path(name).suffix for name in names if name.startswith("raybench/")} == {".py", ".yaml"}
+    assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
