@@ -83,7 +83,7 @@ $(STAMP): requirements.lock pyproject.toml
 		"$$found" -m venv --clear .venv; \
 	else echo "requirements.lock or pyproject.toml is newer than .venv: bringing it up to date."; rm -f $@; fi
 	@if [ -z "$${PIP_CERT:-}" ] && [ -f $(CERTIFICATES) ]; then export PIP_CERT=$(CERTIFICATES); fi; \
-		$(RUN) pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^uv==' requirements.lock)"
+		$(RUN) pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps "$$(grep '^uv==' requirements.lock)"
 	@test -t 2 || quiet=--quiet; $(UV) sync --system-certs $${quiet:-} requirements.lock
 	@$(UV) install --quiet --no-deps --no-index --no-build-isolation --editable .
 	@printf '%s\n' "$(CURDIR)" > $@
@@ -92,6 +92,8 @@ $(STAMP): requirements.lock pyproject.toml
 CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 
 UV = VIRTUAL_ENV="$(CURDIR)/.venv" .venv/bin/uv pip
+# Downloads are kept in raybench's own cache folder, so that nothing is written elsewhere; a cache of yours comes first.
+export UV_CACHE_DIR ?= $(or $(RAYBENCH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/raybench)/uv
 
 # compressai and numpy 1.26 of the lock have no wheels beyond Python 3.12.
 define find_python
