@@ -76,7 +76,7 @@ def comparison_figure(results: Sequence[CellResult], path: Path, title: str, sou
         axes, close = new_figure(title, len(panels))
         for axis, panel in zip(axes, panels, strict=True):
             _draw_panel(axis, panel, names)
-        _equal_spans(axes)
+        _equal_spans(axes, 101.0 if "top" in results[0].test_metric else None)
         _label(axes, "alpha (weight of the distillation term)", f"test {quantity}")
         alone = any(panel.alone and panel.alone.test for panel in panels)
         explained = "Markers: mean over seeds; bars: 95 % t interval (3 seeds or more); faint dots: the seeds. "
@@ -255,12 +255,16 @@ def _blend(colour: str, weight: float) -> str:
     return "#" + "".join(f"{round(255 + weight * (part - 255)):02x}" for part in parts)
 
 
-def _equal_spans(axes: Sequence[Any]) -> None:
-    """The same range of y in every panel, each about its own middle, so that effects compare by eye."""
+def _equal_spans(axes: Sequence[Any], ceiling: float | None) -> None:
+    """The same range of y in every panel, about its middle where `ceiling` allows, so that effects compare by eye."""
     bounds = [axis.get_ylim() for axis in axes]
     span = max(high - low for low, high in bounds)
     for axis, (low, high) in zip(axes, bounds, strict=True):
-        axis.set_ylim((low + high - span) / 2, (low + high + span) / 2)
+        top = (low + high + span) / 2
+        if ceiling is not None:
+            # Nothing can lie above it but an interval's end: the panel moves down rather than show what cannot be.
+            top = min(top, max(high, ceiling))
+        axis.set_ylim(top - span, top)
 
 
 def _panels_a_row(panels: int) -> int:
