@@ -180,7 +180,7 @@ def run(
             run_config=tune.RunConfig(
                 name=f"{plan.sweep.name}",
                 storage_path=str(scratch.absolute()),
-                failure_config=tune.FailureConfig(max_failures=plan.sweep.limits.max_failures),
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what died
                 callbacks=[Watch(stop, searcher)],
                 verbose=1 if verbose else 0,
             ),

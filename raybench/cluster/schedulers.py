@@ -26,12 +26,10 @@ class InOrder(FIFOScheduler):
 
 
 def died(trial: Any) -> str:
-    """One line on why a trial's workers died."""
-    error = trial.get_error()
+    """The first line of why a trial's worker died; empty where Tune does not know."""
+    error = trial.get_pickled_error()
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    count = max(1, trial.num_failures)
-    times = "once" if count == 1 else f"{count} times"
-    return f"its worker died {times}" + (f"; last: {lines[-1][:300]}" if lines else "")
+    return lines[0][:300] if lines else ""
 
 
 class CellScheduler(InOrder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -43,6 +44,8 @@ class PlanSearcher(Searcher):
         self.width = width
         self.running: dict[str, Job] = {}
         self.reasons: dict[str, str] = {}
+        self.deaths: Counter[tuple[str, ...]] = Counter()
+        """Job -> times that its worker died."""
         self.fault: str | None = None
         """A fault of the results folder that a trial met: the sweep ends, and the trial stays due."""
         self._sign = 1.0 if setup.mode == "max" else -1.0
@@ -68,13 +71,22 @@ class PlanSearcher(Searcher):
         if result and result.get("fault"):
             self.fault = result["fault"]
             return
+        if error:
+            self.deaths[job.key] += 1
+            if self.deaths[job.key] <= self.search.plan.sweep.limits.max_failures:
+                # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
+                self.search.tell(job, {})
+                return
         outcomes = unpack_outcomes(result["outcomes"], self._sign) if result and "outcomes" in result else {}
         for trial in job.trials:
             known = outcomes.get(trial.trial_id, Known(Status.RUNNING))
             if known.settled:
                 continue
             if error:
-                reason = self.reasons.get(trial_id, "its worker died")
+                times = self.deaths[job.key]
+                reason = f"its worker died {times} time{'s' if times != 1 else ''}"
+                if last := self.reasons.get(trial_id):
+                    reason += f"; last: {last}"
                 outcomes[trial.trial_id] = self._decide(job.cell, trial, known, Status.FAILED, reason)
             elif result and result["epoch"] < job.rungs[-1]:
                 reason = f"asha: mean {result['score']:.4g} at epoch {result['epoch']} over {len(job.trials)} seeds"

@@ -183,7 +183,7 @@ def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Swee
     assert driver.returncode == 1, output
     (trial,) = pl.read_parquet(sweeps.folder / "dies" / "tiny" / "trials").to_dicts()
     assert trial["status"] == "failed"
-    assert trial["reason"].startswith("its worker died once; last: ")
+    assert trial["reason"].startswith("its worker died 1 time")
     assert f"failed: {trial['trial_id']}" in output
 
 
@@ -193,7 +193,7 @@ def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     while time.monotonic() < deadline:
         if list((folder / "epochs").glob("*.parquet")):
             for process in psutil.Process(driver).children(recursive=True):
-                if any("ImageTrainable" in part for part in process.cmdline()):
+                if any("ResourceTrainable" in part for part in process.cmdline()):
                     yield process
         time.sleep(0.05)
     raise AssertionError("no worker began to train")

@@ -152,7 +152,7 @@ def test_absent_weights_without_a_network(hub: Path) -> None:
         text = str(caught.value)
         assert "pretrained weights of test_resnet.r160_in1k are not here and cannot be fetched" in text
         assert f"the Hugging Face cache ({hub}) for timm/test_resnet.r160_in1k" in text
-        assert "model.weights: PATH" in text
+        assert "weights: PATH" in text
         assert "127.0.0.1" in text
         assert "refused" in text
 

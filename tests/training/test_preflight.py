@@ -121,7 +121,7 @@ def test_all_faults_together_and_quickly(tmp_path: Path) -> None:
 def test_absent_data_are_an_error_of_data_that_says_where_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str, data_root: Path | None) -> None:
+    def absent(name: str, data_root: Path | None, download: bool = True) -> None:  # noqa: ARG001
         raise DataError(f"{name} is not in {data_root}; --preset quick needs none")
 
     monkeypatch.setattr("raybench.training.preflight.load", absent)
