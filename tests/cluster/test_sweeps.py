@@ -99,15 +99,15 @@ def test_a_finished_sweep_is_extended(whole: subprocess.CompletedProcess[str], s
 
 
 @pytest.mark.slow
-def test_trials_are_run_again_when_asked(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
-    assert whole.returncode == 0
-    before = sweeps.finals("whole")
+def test_trials_are_run_again_when_asked(sweeps: Sweeps) -> None:
+    assert sweeps.run("again", "--seeds", "1").returncode == 0
+    before = sweeps.finals("again")
     chosen = before["trial_id"][0]
-    again = sweeps.run("whole", "--seeds", "3", "--rerun", chosen)
+    again = sweeps.run("again", "--seeds", "1", "--rerun", chosen)
     assert again.returncode == 0, again.stdout + again.stderr
-    trials = pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / "again" / "tiny" / "trials")
     assert trials.filter(pl.col("attempt") == 2)["trial_id"].to_list() == [chosen]
-    assert_frame_equal(sweeps.finals("whole"), before, check_exact=True)
+    assert_frame_equal(sweeps.finals("again"), before, check_exact=True)
 
 
 def test_diverged_trials_are_told_and_never_best(sweeps: Sweeps) -> None:
