@@ -113,9 +113,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.swee
         # Before the sweep handles signals itself, that is before anything started.
         print("stopped, nothing started", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _unheard()
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            return _unheard()
         print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return EXIT_TROUBLE
 

@@ -21,7 +21,7 @@ class InOrder(FIFOScheduler):
         self.reasons = reasons
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
-        """A worker died; Tune may start the trial again."""
+        """A worker died; the searcher may hand its job out again."""
         self.reasons[trial.trial_id] = died(trial)
 
 
