@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where `benchmarks/scenarios.py` wants to read how each scenario fared."""
+    parser.addoption("--scenario-report", metavar="FILE", help="append a JSON line for each test of a scenario")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write down what became of a test marked `scenario(number)`: set-up, test and tear-down, a line each."""
+    report: pytest.TestReport = yield
+    file: str | None = item.config.getoption("--scenario-report")
+    numbers = [number for mark in item.iter_markers("scenario") for number in mark.args]
+    if file and numbers:
+        reason = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+        line: dict[str, Any] = {
+            "scenarios": numbers,
+            "test": item.nodeid,
+            "phase": call.when,
+            "outcome": report.outcome,
+            "seconds": report.duration,
+            "reason": reason,
+        }
+        with Path(file).open("a") as out:
+            out.write(json.dumps(line) + "\n")
+    return report
 
 
 @pytest.fixture(autouse=True)
