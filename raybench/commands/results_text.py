@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from raybench.commands.sweeping import Sweep
 from raybench.errors import ResultsError
+from raybench.report.comparison import CellResult
 from raybench.report.figures import comparison_figure, curves_figure
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
-from raybench.results.parts import write_atomically
 from raybench.results.published import published
 from raybench.results.schema import Status
+from raybench.results.storage import write_atomically
 
 EXIT_COMPLETE = 0
 EXIT_TROUBLE = 1
@@ -69,14 +72,23 @@ def show_results(sweep: Sweep) -> None:
             sweep.say(line)
     for line in sweep.weak_teachers(sweep.outcomes):
         sweep.say(f"note: {line}")
-    shown = os.path.relpath(sweep.folder)
+    shown = os.path.relpath(sweep.folder) if isinstance(sweep.folder, Path) else str(sweep.folder)
     try:
         write_atomically(sweep.folder / "comparison.md", comparison_markdown(results, title, rows).encode())
-        source = f"{sweep.data_text()}, preset {sweep.config.preset}"
-        comparison_figure(results, sweep.folder / "comparison.png", sweep.config.question or title, source)
-        curves_figure(sweep.store.epochs(), results, sweep.folder / "curves.png", sweep.config.question or title)
+        _put_figures(sweep, results, sweep.config.question or title)
     except (OSError, ResultsError) as error:
         # The rows are what matters; the same command draws again.
         sweep.say(f"note: table and figures could not be written into {shown}: {error}")
     sweep.say("")
     sweep.say(f"{shown} (comparison.md, comparison.png, curves.png) · tensorboard --logdir {shown}")
+
+
+def _put_figures(sweep: Sweep, results: list[CellResult], title: str) -> None:
+    """Drawn elsewhere first, so that a figure is whole, and on an object store too."""
+    with tempfile.TemporaryDirectory(prefix="raybench-figures-") as name:
+        drawn = Path(name)
+        source = f"{sweep.data_text()}, preset {sweep.config.preset}"
+        comparison_figure(results, drawn / "comparison.png", title, source)
+        curves_figure(sweep.store.epochs(), results, drawn / "curves.png", title)
+        for file in drawn.iterdir():
+            write_atomically(sweep.folder / file.name, file.read_bytes())

@@ -13,23 +13,51 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raybench.errors import ResultsError
-from raybench.results.parts import explain, remove, write_atomically
+from raybench.results.lease import Lease
+from raybench.results.storage import Folder, explain, remove, write_atomically
 
 
 class SweepLock:
-    """Held while a driver runs the sweep of this folder; the kernel frees it when its holder dies, however it dies.
+    """Held while a driver runs the sweep of this folder.
+
+    - On a local disk the kernel frees it when its holder dies, however it dies.
+    - On NFS (version 4, or 3 with its lock daemon) the server keeps it between hosts: a holder's death frees it at
+      once, its host's death when the server has waited for it (90 s by default). Mounted with `nolock` or
+      `local_lock`, and on file systems that keep locks to each host (sshfs), two hosts are not kept apart.
+    - On an object store it is a lease (`raybench.results.lease`), which a holder cut off from the storage loses.
 
     Entering raises ResultsError, naming host and process, while another driver holds it, and when the folder is not
     writable.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         """`folder` is results/<sweep>; it is made when absent."""
+        self._lock = FolderLock(folder) if isinstance(folder, Path) else Lease(folder)
+
+    def check(self) -> None:
+        """Raises ResultsError when the lock was lost; a driver asks now and then, and ends."""
+        self._lock.check()
+
+    def __enter__(self) -> SweepLock:
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+class FolderLock:
+    """A lock that the kernel, or the file server, holds for this process."""
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._holder = folder / ".lock.json"
         self._lock = FileLock(folder / ".lock", timeout=0)
 
-    def __enter__(self) -> SweepLock:
+    def acquire(self) -> None:
+        """Raises ResultsError while another process holds it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -44,11 +72,12 @@ class SweepLock:
         except BaseException:
             self._lock.release()
             raise
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def check(self) -> None:
+        """Nothing takes it away."""
+
+    def release(self) -> None:
+        """For the next one."""
         remove([self._holder])
         self._lock.release()
 

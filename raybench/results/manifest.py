@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import raybench
-from raybench.results.parts import write_atomically
+from raybench.results.storage import Folder, read, write_atomically
 
 Value = str | int | float | bool | None
 
@@ -47,7 +47,7 @@ def _environment() -> dict[str, Value]:
     }
 
 
-def write_manifest(folder: Path, **content: Any) -> None:
+def write_manifest(folder: Folder, **content: Any) -> None:
     """Adds this run to the `runs` of `folder`/manifest.json, atomically; `environment` is filled in unless given.
 
     Usual content: command, started, ended, exit_code, trials (counts by status), environment. A run given again, that
@@ -62,9 +62,9 @@ def write_manifest(folder: Path, **content: Any) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
+def _runs(path: Folder) -> list[dict[str, Any]]:
     try:
-        text = path.read_bytes()
+        text = read(path)
     except OSError:
         return []
     try:

@@ -1,14 +1,14 @@
-"""Small files that appear whole or not at all, and reading many of them at once."""
+"""One table's folder of small Parquet files: what they are called, and reading many of them at once."""
 
 from __future__ import annotations
 
-import errno
-import os
+import functools
 import re
-import secrets
-from collections.abc import Iterable, Sequence
+import threading
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -16,189 +16,202 @@ import pyarrow.parquet as pq
 
 from raybench.errors import ResultsError
 from raybench.results.schema import polars_schema
+from raybench.results.storage import Folder, Stamp, each, entries, read, remove, stamp
+from raybench.results.storage import write_atomically as write_atomically
 
 PART = re.compile(r"(?P<trial>[A-Za-z0-9][A-Za-z0-9_.-]*?)-a(?P<attempt>[1-9]\d*)(?:-(?P<by>trial|driver))?\.parquet")
 COMPACT = re.compile(r"compact-(?P<number>[1-9]\d*)\.parquet")
 PARTS_WIN = 1 << 62
 """Age of a part: whoever replaced it did so after any compaction that left it standing."""
+READS = 20
+"""How often a listing is read again because a compaction went on beneath it."""
 
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+CHECKSUM = b"raybench.crc32"
+"""Key in a file's footer of the CRC-32 of all its bytes, counted with zeros in its own place."""
+ZEROS = b"00000000"
+
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class PartFile:
     """A Parquet file of one table: a part (of one trial and attempt) or a compact file (of many)."""
 
-    path: Path
+    path: Folder
     trial_id: str | None
     """None for a compact file."""
     attempt: int | None
     age: int
     """Of two files that hold the same row, the one with the higher age counts."""
-    stamp: tuple[int, int, int]
-    """Inode, size and time of change, to tell whether the file is still the one that was read."""
+    stamp: Stamp
+    """To tell whether the file is still the one that was read."""
+
+    def remove_unchanged(self) -> None:
+        """Delete it if it is."""
+        if stamp(self.path) == self.stamp:
+            remove([self.path])
 
 
-def stamp(path: Path) -> tuple[int, int, int]:
-    """Inode, size (bytes) and time of change (ns): they differ once a file has been replaced."""
-    about = path.stat()
-    return about.st_ino, about.st_size, about.st_mtime_ns
+class Table:
+    """The files of one table, read together; what was read stays, so that only files that changed are read again."""
+
+    def __init__(self, folder: Folder, schema: pa.Schema) -> None:
+        """Columns of `schema` are always there, in its order and types."""
+        self.folder = folder
+        self.schema = schema
+        self.skipped: list[str] = []
+        """What the last reading had to leave out, one line a file."""
+        self._rows = _empty(schema)
+        self._stamps: dict[str, Stamp] = {}
+        """Path -> the stamp of those files whose rows are here."""
+        self._reading = threading.Lock()
+
+    def files(self, trial_ids: set[str] | None = None) -> list[PartFile]:
+        """The files in order of name, of all trials or of those named; compact files hold any trial's.
+
+        Hidden files and those with foreign names are left out.
+
+        Raises ResultsError when the folder is there but cannot be listed.
+        """
+
+        def wanted(name: str) -> bool:
+            part = PART.fullmatch(name)
+            named = part is not None and (trial_ids is None or part["trial"] in trial_ids)
+            return named or COMPACT.fullmatch(name) is not None
+
+        return [self._file(name, mark) for name, mark in entries(self.folder, wanted).items()]
+
+    def _file(self, name: str, mark: Stamp) -> PartFile:
+        if compact := COMPACT.fullmatch(name):
+            return PartFile(self.folder / name, None, None, int(compact["number"]), mark)
+        part = PART.fullmatch(name)
+        assert part is not None
+        return PartFile(self.folder / name, part["trial"], int(part["attempt"]), PARTS_WIN, mark)
+
+    def read(self, trial_ids: set[str] | None = None) -> tuple[pl.DataFrame, list[PartFile]]:
+        """All rows, also superseded ones, of all trials or of those named; and the files they came from.
+
+        Each row has its file's `_path` and `_age`. Columns beyond the schema are those that hold a value anywhere.
+        """
+        with self._reading:
+            return self._read(trial_ids)
+
+    def _read(self, trial_ids: set[str] | None) -> tuple[pl.DataFrame, list[PartFile]]:
+        for _ in range(READS):
+            files = self.files(trial_ids)
+            unreadable = self._take(files, whole=trial_ids is None)
+            # A compaction beneath the reading may have hidden rows from it: deleted here, not yet listed there.
+            compacts = {file.path for file in files if file.trial_id is None}
+            after = {file.path for file in self.files(set())}
+            if compacts == after and all(stamp(path) is not None for path in unreadable):
+                break
+        else:
+            raise ResultsError(f"{self.folder} changed during each of {READS} readings; is something deleting files?")
+        self.skipped = [*unreadable.values()]
+        rows = self._rows.filter(pl.col("_path").is_in([str(file.path) for file in files]))
+        if trial_ids is not None:
+            rows = rows.filter(pl.col("trial_id").is_in(sorted(trial_ids)))
+        further = [name for name in rows.columns if name not in self._always]
+        empty = [name for name in further if rows[name].null_count() == rows.height]
+        return rows.drop(empty), [file for file in files if file.path not in unreadable]
+
+    @property
+    def _always(self) -> set[str]:
+        return {*self.schema.names, "_path", "_age"}
+
+    def _take(self, files: Sequence[PartFile], *, whole: bool) -> dict[Folder, str]:
+        """Bring the rows up to date with these files, `whole` when they are all; a line for each unreadable one."""
+        fresh = [file for file in files if self._stamps.get(str(file.path)) != file.stamp]
+        outdated = {str(file.path) for file in fresh}
+        if whole:
+            outdated |= self._stamps.keys() - {str(file.path) for file in files}
+        if not outdated:
+            return {}
+        frames, unreadable = _read_files(fresh, self.schema)
+        stay = self._rows.filter(~pl.col("_path").is_in(sorted(outdated)))
+        self._rows = pl.concat([stay, *frames], how="diagonal_relaxed")
+        for path in outdated:
+            self._stamps.pop(path, None)
+        self._stamps |= {str(file.path): file.stamp for file in fresh if file.path not in unreadable}
+        return unreadable
 
 
-def list_files(folder: Path, trial_ids: set[str] | None = None) -> list[PartFile]:
-    """The Parquet files of a table in order of name, of all trials or of those named; compact files hold any trial's.
+def _read_files(files: Sequence[PartFile], schema: pa.Schema) -> tuple[list[pl.DataFrame], dict[Folder, str]]:
+    """The rows in a frame for each set of columns; and what could not be read, with a line for people each."""
+    unreadable: dict[Folder, str] = {}
+    groups: dict[tuple[Any, ...], list[tuple[PartFile, pl.DataFrame]]] = {}
+    for file, frame in zip(files, each(_read_file, list(files)), strict=True):
+        if isinstance(frame, str):
+            unreadable[file.path] = frame
+        elif frame.height:
+            groups.setdefault((*frame.columns, *frame.dtypes), []).append((file, frame))
+    return [_with_columns(_united(group), schema) for group in groups.values()], unreadable
 
-    Hidden files and those with foreign names are left out.
 
-    Raises ResultsError when the folder is there but cannot be listed.
-    """
-    found = []
+def _read_file(file: PartFile) -> pl.DataFrame | str:
+    """Its rows, or why there are none."""
     try:
-        names = sorted(path.name for path in folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise explain(error, folder) from error
-    for name in names:
-        part, compact = PART.fullmatch(name), COMPACT.fullmatch(name)
-        if not compact and (not part or (trial_ids is not None and part["trial"] not in trial_ids)):
-            continue
-        path = folder / name
-        try:
-            mark = stamp(path)
-        except FileNotFoundError:  # compacted away since the listing
-            continue
-        if compact:
-            found.append(PartFile(path, None, None, int(compact["number"]), mark))
-        elif part:
-            found.append(PartFile(path, part["trial"], int(part["attempt"]), PARTS_WIN, mark))
-    return found
-
-
-def read_files(files: Sequence[PartFile], schema: pa.Schema) -> tuple[pl.DataFrame, dict[Path, str]]:
-    """All rows of the files, each with `_path` and `_age`; and what could not be read, with a line for people each.
-
-    Columns of `schema` are always there, in its order and types, others follow; what a file lacks is null.
-    """
-    unreadable: dict[Path, str] = {}
-    # glob=False throughout: a results folder may hold [ or * in its name.
-    groups: dict[tuple[tuple[str, str], ...], list[Path]] = {}
-    for file in files:
-        try:
-            columns = pl.scan_parquet(file.path, glob=False).collect_schema()
-        except UNREADABLE as error:
-            unreadable[file.path] = _why(file.path, error)
-            continue
-        groups.setdefault(tuple((name, str(kind)) for name, kind in columns.items()), []).append(file.path)
-    frames = [frame for group in groups.values() for frame in _read_group(group, unreadable)]
-    ages = pl.DataFrame(
-        {"_path": [str(file.path) for file in files], "_age": [file.age for file in files]},
-        schema={"_path": pl.String, "_age": pl.Int64},
-    )
-    empty = with_columns(pl.DataFrame(), schema).with_columns(pl.lit(None, pl.String).alias("_path"))
-    rows = pl.concat([empty, *(with_columns(frame, schema) for frame in frames)], how="diagonal_relaxed")
-    return rows.join(ages, on="_path", how="left", maintain_order="left"), unreadable
-
-
-def _read_group(paths: list[Path], unreadable: dict[Path, str]) -> list[pl.DataFrame]:
-    """Files of equal columns in one scan; where that fails, halves of them, down to the broken file."""
-    try:
-        return [pl.scan_parquet(paths, include_file_paths="_path", glob=False).collect()]
+        return decode(read(file.path))
     except UNREADABLE as error:
-        if len(paths) == 1:
-            unreadable[paths[0]] = _why(paths[0], error)
-            return []
-    middle = len(paths) // 2
-    return _read_group(paths[:middle], unreadable) + _read_group(paths[middle:], unreadable)
+        lines = str(error).strip().splitlines()
+        return f"{file.path}: not readable as Parquet ({lines[0] if lines else type(error).__name__})"
 
 
-def _why(path: Path, error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{path}: not readable as Parquet ({lines[0] if lines else type(error).__name__})"
+def _united(group: list[tuple[PartFile, pl.DataFrame]]) -> pl.DataFrame:
+    """The rows of files with equal columns, with `_path` and `_age`."""
+    origin = pl.DataFrame(
+        [(str(file.path), file.age, frame.height) for file, frame in group],
+        schema={"_path": pl.String, "_age": pl.Int64, "rows": pl.Int64},
+        orient="row",
+    )
+    repeated = origin.select(pl.col("_path", "_age").repeat_by("rows").explode())
+    return pl.concat([pl.concat([frame for _, frame in group]), repeated], how="horizontal")
 
 
-def with_columns(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
+def _empty(schema: pa.Schema) -> pl.DataFrame:
+    return pl.DataFrame(schema={**polars_schema(schema), "_path": pl.String(), "_age": pl.Int64()})
+
+
+def _with_columns(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
     """The frame with every column of `schema`, in its order and types, before any others."""
     wanted = polars_schema(schema)
     here = [
         (pl.col(name).cast(kind, strict=False) if name in frame.columns else pl.lit(None, kind)).alias(name)
         for name, kind in wanted.items()
     ]
-    if not frame.columns:
-        return pl.DataFrame(schema=wanted)
     return frame.select(*here, *(name for name in frame.columns if name not in wanted))
 
 
 def encode(table: pa.Table, *, large: bool = False) -> bytes:
     """The table as Parquet: plain and quick for a part; zstd, at most a million rows a group, for a compact file."""
+    table = table.replace_schema_metadata({CHECKSUM: ZEROS})
     sink = pa.BufferOutputStream()
     if large:
         pq.write_table(table, sink, compression="zstd", row_group_size=1_000_000)
     else:
         pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return bytes(sink.getvalue())
+    content = bytearray(sink.getvalue())
+    place = _place_of_checksum(content)
+    assert place is not None
+    assert content[place] == ZEROS
+    content[place] = b"%08x" % zlib.crc32(content)
+    return bytes(content)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content under `path`, or what was there before: written beside it, flushed to the disk, renamed.
-
-    Makes the folder when it is absent. Raises ResultsError (disk full, not writable …) and leaves nothing behind.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _flush_folder(path.parent.parent)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:
-        remove([temporary])
-        raise explain(error, path) from error
-    except BaseException:
-        remove([temporary])
-        raise
+def decode(content: bytes) -> pl.DataFrame:
+    """The rows of a file. Raises one of UNREADABLE, also for a single byte that is not as it was written."""
+    if (place := _place_of_checksum(content)) is None:
+        # Not written here. polars ends the process over some damaged files, so what nobody vouches for is arrow's.
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        table.validate(full=True)
+        return pl.DataFrame(table)
+    parts = (content[: place.start], ZEROS, content[place.stop :])
+    if b"%08x" % functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0) != content[place]:
+        raise ValueError("its checksum does not fit: damaged, or changed by something else")
+    return pl.read_parquet(content)
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Deletes what can be deleted; what is gone already, or cannot go, does no harm."""
-    for path in paths:
-        try:
-            path.unlink()
-        except OSError:
-            continue
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def explain(error: OSError, path: Path) -> ResultsError:
-    """The error of the operating system in words that say what to do."""
-    why = error.strerror or str(error)
-    other = "choose another folder with --results ROOT"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResultsError(
-            f"disk full: {path} could not be written ({why}). What was written before is whole; "
-            f"free space, or {other}, and run the same command again"
-        )
-    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return ResultsError(
-            f"{path} cannot be used: a file stands where a folder is needed ({why}); move it, or {other}"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ResultsError(f"{path} cannot be used: {why}; ask for the right to read and write there, or {other}")
-    return ResultsError(f"{path} cannot be used: {why}; mend it, or {other}")
+def _place_of_checksum(content: bytes | bytearray) -> slice | None:
+    key = content.rfind(CHECKSUM)
+    start = key + len(CHECKSUM) + 2  # two bytes say that the value follows, and its length
+    return None if key < 0 else slice(start, start + len(ZEROS))

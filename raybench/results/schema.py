@@ -105,7 +105,15 @@ class TrialRow:
     infer_samples_per_sec: float | None = field(default=None, metadata=_about("inference throughput", "images/s"))
     train_time: float | None = field(default=None, metadata=_about("time in training, all epochs", "s"))
     peak_memory: float | None = field(default=None, metadata=_about("peak memory of the device or process", "MiB"))
+    micro_batch: int | None = field(
+        default=None, metadata=_about("most images of a forward pass, where memory ran out for the batch", "images")
+    )
+    deviation: str | None = field(
+        default=None, metadata=_about("how its maths departs from its configuration; such trials are compared to none")
+    )
     device_hours: float | None = field(default=None, metadata=_about("device time of all attempts", "h"))
+    checkpoint_time: float | None = field(default=None, metadata=_about("time spent on checkpoints", "s"))
+    checkpoint_mib: float | None = field(default=None, metadata=_about("size of a checkpoint", "MiB"))
     teacher_top1: float | None = field(default=None, metadata=_about("the teacher's accuracy on validation", "%"))
     teacher_test_top1: float | None = field(
         default=None, metadata=_about("the teacher's accuracy on the test set", "%")

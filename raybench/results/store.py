@@ -7,27 +7,13 @@ changes nothing.
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 from filelock import FileLock
 
-from raybench.errors import ResultsError
-from raybench.results.parts import (
-    PART,
-    PartFile,
-    encode,
-    explain,
-    list_files,
-    read_files,
-    remove,
-    stamp,
-    write_atomically,
-)
+from raybench.results.parts import PART, PartFile, Table, encode
 from raybench.results.schema import (
     SETTLED,
     EpochRow,
@@ -40,26 +26,32 @@ from raybench.results.schema import (
     trial_schema,
     trial_table,
 )
+from raybench.results.storage import Folder, check_writable, create, each, explain, remove, write_atomically
 
-READS = 20
-"""How often a listing is read again because a compaction went on beneath it."""
 STALE_AFTER_S = 3600.0
 """Age at which a temporary file has certainly lost its writer."""
 INTERNAL = ("_path", "_age")
+Chooser = Callable[[pl.DataFrame], pl.DataFrame]
+"""Which of a trial's rows count."""
 
 
 class Store:
     """The results folder of one sweep: `trials/` and `epochs/`, each a folder of Parquet files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         """Nothing is made or read before it is needed. `folder` is results/<sweep>."""
         self.folder = folder
-        self.skipped: list[str] = []
-        """What the last reading had to leave out, one line a file."""
+        self._trials = Table(folder / "trials", trial_schema())
+        self._epochs = Table(folder / "epochs", epoch_schema())
+
+    @property
+    def skipped(self) -> list[str]:
+        """What the last reading of each table had to leave out, one line a file."""
+        return [*self._trials.skipped, *self._epochs.skipped]
 
     def write_trial(self, row: TrialRow, *, by: Writer = "trial") -> None:
         """Replaces the row of this trial, attempt and writer. Raises ResultsError when it cannot be written."""
-        path = self._part("trials", row.trial_id, row.attempt, f"-{by}")
+        path = self._part(self._trials, row.trial_id, row.attempt, f"-{by}")
         write_atomically(path, encode(trial_table(row, by)))
 
     def write_epochs(self, trial_id: str, attempt: int, rows: Sequence[EpochRow]) -> None:
@@ -67,7 +59,7 @@ class Store:
 
         Raises ResultsError when they cannot be written, ValueError for rows of another trial or an epoch given twice.
         """
-        path = self._part("epochs", trial_id, attempt, "")
+        path = self._part(self._epochs, trial_id, attempt, "")
         write_atomically(path, encode(epoch_table(trial_id, attempt, rows)))
 
     def trials(self) -> pl.DataFrame:
@@ -76,7 +68,7 @@ class Store:
         Within an attempt the driver's row counts only where the trial's own is not settled; its empty columns are then
         filled from the trial's own row. Files that cannot be read are left out and named in `skipped`.
         """
-        rows, _ = self._read("trials", trial_schema())
+        rows, _ = self._trials.read()
         return _one_row_a_trial(rows)
 
     def epochs(self, trial_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -84,7 +76,7 @@ class Store:
 
         Files that cannot be read are left out and named in `skipped`.
         """
-        rows, _ = self._read("epochs", epoch_schema(), None if trial_ids is None else set(trial_ids))
+        rows, _ = self._epochs.read(None if trial_ids is None else set(trial_ids))
         return _last_attempt_epochs(rows)
 
     def last_epochs(self, trial_id: str) -> list[EpochRow]:
@@ -94,87 +86,78 @@ class Store:
     def next_attempt(self, trial_id: str) -> int:
         """1 + the highest attempt of which anything was ever written, readable or not; 1 when there is none."""
         highest = 0
-        for table, schema in (("trials", trial_schema()), ("epochs", epoch_schema())):
-            files = list_files(self.folder / table, {trial_id})
-            highest = max([highest, *(file.attempt for file in files if file.attempt is not None)])
-            rows, _ = self._read(table, schema, {trial_id})
-            highest = max([highest, *rows["attempt"].drop_nulls()])
+        for table in (self._trials, self._epochs):
+            rows, _ = table.read({trial_id})
+            begun = [file.attempt for file in table.files({trial_id}) if file.attempt is not None]
+            highest = max([highest, *begun, *rows["attempt"].drop_nulls()])
         return highest + 1
 
     def check_writable(self) -> None:
-        """Raises ResultsError when rows could not be written here: a file in the way, no right to, a full disk."""
-        for table in ("trials", "epochs"):
-            probe = self.folder / table / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
-            write_atomically(probe, b"raybench")
-            remove([probe])
+        """Raises ResultsError when rows could not be written here: a file in the way, no right to, a full disk.
+
+        On an object store: no such bucket, credentials refused, an endpoint that does not answer.
+        """
+        if isinstance(self.folder, Path):
+            check_writable(self._trials.folder)
+            check_writable(self._epochs.folder)
+        else:
+            check_writable(self.folder)
 
     def compact(self) -> None:
         """Puts the parts of settled trials into one file a table; the tables stay equal, also when killed at any point.
 
-        Rows of trials that are not settled, and files that cannot be read, stay where they are.
-        Raises ResultsError when the disk is full or not writable; nothing is lost then.
+        May be called at any time, while trials write too. Rows of trials that are not settled, and files that cannot be
+        read, stay where they are. Raises ResultsError when the disk is full or not writable; nothing is lost then.
         """
+        if not isinstance(self.folder, Path):
+            self._compact()  # a compact file is put only where there is none of its name
+            return
         if not self.folder.is_dir():
             return
         try:
-            lock = FileLock(self.folder / ".compact.lock")
-            with lock:  # two at once would take the same number and one lose the other's rows
-                settled = set(self.trials().filter(pl.col("status").is_in([*SETTLED]))["trial_id"])
-                self._compact("epochs", settled)
-                self._compact("trials", settled)
+            # Two at once would take the same number, and one lose the other's rows.
+            with FileLock(self.folder / ".compact.lock"):
+                self._compact()
         except OSError as error:
             raise explain(error, self.folder) from error
 
-    def _compact(self, table: str, settled: set[str]) -> None:
-        schema = trial_schema() if table == "trials" else epoch_schema()
-        rows, files = self._read(table, schema)
+    def _compact(self) -> None:
+        rows, files = self._trials.read()
+        final = _one_row_a_trial(rows).filter(pl.col("status").is_in([*SETTLED]))
+        settled = dict(zip(final["trial_id"], final["attempt"], strict=True))
+        # Epochs first: no trial's row says that it is settled and compact while its epochs are neither here nor there.
+        self._compact_table(self._epochs, *self._epochs.read(), settled, _last_attempt_epochs)
+        self._compact_table(self._trials, rows, files, settled, _one_row_a_trial)
+
+    def _compact_table(
+        self, table: Table, rows: pl.DataFrame, files: list[PartFile], settled: dict[str, int], chosen: Chooser
+    ) -> None:
+        """`settled` is the attempt that settled each trial; a later one, run again, is none of our business."""
         old = [file for file in files if file.trial_id is None]
-        parts = [file for file in files if file.trial_id in settled]
-        _remove_stale(self.folder / table)
+        parts = [file for file in files if (file.attempt or 0) <= settled.get(file.trial_id or "", -1)]
+        _remove_stale(table.folder)
         if not parts and len(old) <= 1:
             return
-        done = rows.filter(pl.col("trial_id").is_in(sorted(settled)))
+        last = pl.col("trial_id").replace_strict(settled, default=-1, return_dtype=pl.Int64)
+        done = rows.filter(pl.col("attempt") <= last)
         # An earlier compact file may hold the last attempt of a trial that is being run again.
-        kept = rows.filter(
-            ~pl.col("trial_id").is_in(sorted(settled)) & pl.col("_path").is_in([str(file.path) for file in old])
-        )
-        if table == "trials":
-            whole = pl.concat([_one_row_a_trial(done), _one_row_a_trial(kept)])
-        else:
-            whole = pl.concat([_last_attempt_epochs(done), _last_attempt_epochs(kept)])
-        number = 1 + max((file.age for file in list_files(self.folder / table, set())), default=0)
-        content = encode(to_arrow(whole, schema), large=True)
-        write_atomically(self.folder / table / f"compact-{number}.parquet", content)
-        remove(file.path for file in [*old, *parts] if _unchanged(file))
+        kept = rows.filter((last == -1) & pl.col("_path").is_in([str(file.path) for file in old]))
+        whole = pl.concat([chosen(done), chosen(kept)])
+        number = 1 + max((file.age for file in table.files(set())), default=0)
+        path = table.folder / f"compact-{number}.parquet"
+        content = encode(to_arrow(whole, table.schema), large=True)
+        if isinstance(path, Path):
+            write_atomically(path, content)
+        elif not create(path, content):
+            return  # another compaction was quicker
+        each(PartFile.remove_unchanged, [*old, *parts])
 
-    def _part(self, table: str, trial_id: str, attempt: int, suffix: str) -> Path:
+    def _part(self, table: Table, trial_id: str, attempt: int, suffix: str) -> Folder:
         name = f"{trial_id}-a{attempt}{suffix}.parquet"
         match = PART.fullmatch(name)
         if not match or match["trial"] != trial_id:
             raise ValueError(f"trial_id {trial_id!r}, attempt {attempt}: letters, digits, _ . - and attempts from 1")
-        return self.folder / table / name
-
-    def _read(
-        self, table: str, schema: pa.Schema, trial_ids: set[str] | None = None
-    ) -> tuple[pl.DataFrame, list[PartFile]]:
-        """All rows, also superseded ones, and the files they came from."""
-        for _ in range(READS):
-            files = list_files(self.folder / table, trial_ids)
-            rows, unreadable = read_files(files, schema)
-            # A compaction beneath the reading may have hidden rows from it: deleted here, not yet listed there.
-            compacts = {file.path for file in files if file.trial_id is None}
-            after = {file.path for file in list_files(self.folder / table, set())}
-            if compacts == after and all(path.exists() for path in unreadable):
-                break
-        else:
-            raise ResultsError(
-                f"{self.folder / table} changed during each of {READS} readings; is something deleting files?"
-            )
-        self.skipped = [line for line in self.skipped if not line.startswith(f"{self.folder / table}{os.sep}")]
-        self.skipped += unreadable.values()
-        if trial_ids is not None:
-            rows = rows.filter(pl.col("trial_id").is_in(sorted(trial_ids)))
-        return rows, [file for file in files if file.path not in unreadable]
+        return table.folder / name
 
 
 def _one_row_a_trial(rows: pl.DataFrame) -> pl.DataFrame:
@@ -204,15 +187,10 @@ def _last_attempt_epochs(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(last).filter(counts).drop(*INTERNAL).sort("trial_id", "epoch")
 
 
-def _unchanged(file: PartFile) -> bool:
-    try:
-        return stamp(file.path) == file.stamp
-    except OSError:
-        return False
-
-
-def _remove_stale(folder: Path) -> None:
-    """Deletes temporary files whose writers were killed long ago."""
+def _remove_stale(folder: Folder) -> None:
+    """Deletes temporary files whose writers were killed long ago; an object store has none."""
+    if not isinstance(folder, Path):
+        return
     for path in folder.glob(".*.tmp"):
         try:
             newest = folder.stat().st_mtime  # the file server's clock, not ours

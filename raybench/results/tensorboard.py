@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raybench.results.parts import explain
 from raybench.results.schema import EpochRow, Status
+from raybench.results.storage import Folder, explain, write_atomically
 
 TAGS = {
     "train_loss": "train/loss",
@@ -26,10 +29,14 @@ TAGS = {
 
 
 class TrialBoard:
-    """Writes <folder>/tensorboard/<trial_id>/. Needs torch, which is imported here and nowhere else in this package."""
+    """Writes <folder>/tensorboard/<trial_id>/. Needs torch, which is imported here and nowhere else in this package.
+
+    On an object store, whose objects cannot grow, the events are gathered in a temporary folder and put as a whole
+    after each epoch.
+    """
 
     def __init__(
-        self, folder: Path, trial_id: str, hparams: Mapping[str, Any], metric_names: Sequence[str], start_epoch: int
+        self, folder: Folder, trial_id: str, hparams: Mapping[str, Any], metric_names: Sequence[str], start_epoch: int
     ) -> None:
         """Opens the board and writes the hyperparameters.
 
@@ -39,7 +46,13 @@ class TrialBoard:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams as summaries
 
-        log_dir = folder / "tensorboard" / trial_id
+        self._place = folder / "tensorboard" / trial_id
+        if isinstance(self._place, Path):
+            log_dir = self._place
+        else:
+            log_dir = Path(tempfile.mkdtemp(prefix="raybench-events-"))
+            weakref.finalize(self, shutil.rmtree, log_dir, ignore_errors=True)
+        self._log_dir = log_dir
         try:
             self._writer: Any = SummaryWriter(str(log_dir), purge_step=start_epoch + 1)
         except OSError as error:
@@ -49,7 +62,7 @@ class TrialBoard:
         experiment, session_start, _ = summaries(flat, dict.fromkeys(metric_names, 0.0))
         self._add(experiment)
         self._add(session_start)
-        self._writer.flush()
+        self._flush()
 
     def epoch(self, row: EpochRow, parts: Mapping[str, float] | None = None) -> None:
         """Logs one epoch; `parts` are the parts of the loss, those of the row when not given."""
@@ -62,7 +75,7 @@ class TrialBoard:
             self._writer.add_scalar(name.replace("_", "/", 1), value, row.epoch)
         for name, value in (row.parts if parts is None else parts).items():
             self._writer.add_scalar(f"kd/{name}", value, row.epoch)
-        self._writer.flush()
+        self._flush()
 
     def close(self, status: Status, metrics: Mapping[str, float | None]) -> None:
         """Logs the final metrics (tag -> value) at the last epoch and how the trial ended."""
@@ -82,7 +95,17 @@ class TrialBoard:
         about = metadata.create_summary_metadata(data)
         summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about)])
         self._add(summary)
+        self._flush()
         self._writer.close()
+        if self._log_dir != self._place:
+            shutil.rmtree(self._log_dir, ignore_errors=True)
+
+    def _flush(self) -> None:
+        """What was written so far can be read in its place."""
+        self._writer.flush()
+        if self._log_dir != self._place:
+            for file in self._log_dir.iterdir():
+                write_atomically(self._place / file.name, file.read_bytes())
 
     def _add(self, summary: Any) -> None:
         # The plugin's summaries have no public method of their own; add_hparams would open a second run.

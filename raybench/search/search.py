@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from raybench.config.plan import Cell, Plan, first_values, make_setting
 from raybench.config.trial import TrialConfig
+from raybench.results.storage import Folder
 from raybench.search.cells import Asynchronous, CellSearch, Exhaustive, Halving, Job
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.tpe import Suggestions, TreeParzen, suggestions_name
@@ -37,7 +37,7 @@ class Search:
     of thousands of trials would otherwise spend its time there.
     """
 
-    def __init__(self, plan: Plan, outcomes: Outcomes, folder: Path, width: int, gate: Gate | None = None) -> None:
+    def __init__(self, plan: Plan, outcomes: Outcomes, folder: Folder, width: int, gate: Gate | None = None) -> None:
         """`folder` is the sweep's, for stored suggestions; `width` the number of trials that run at a time."""
         self.gate = gate
         self.plan = plan
@@ -154,7 +154,7 @@ def taught(plan: Plan, cell: Cell) -> bool:
     return setting.trials[0].canonical().distillation.teacher is not None
 
 
-def _cell_search(plan: Plan, cell: Cell, folder: Path, width: int) -> CellSearch:
+def _cell_search(plan: Plan, cell: Cell, folder: Folder, width: int) -> CellSearch:
     sweep = plan.sweep
     if sweep.tune.algorithm == "tpe":
         name = suggestions_name(sweep, cell)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -17,7 +16,7 @@ from raybench.config.plan import Cell, Setting, first_values, make_setting
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
-from raybench.results.parts import write_atomically
+from raybench.results.storage import Folder, read, write_atomically
 from raybench.search.cells import Job
 from raybench.search.outcomes import Outcomes
 
@@ -35,25 +34,23 @@ def suggestions_name(sweep: SweepConfig, cell: Cell) -> str:
 class Suggestions:
     """The suggestions of one cell, kept in a file so that a sweep that stopped goes on with the same ones."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Folder) -> None:
         self.path = path
         self.points: list[dict[str, Any]] = []
-        if path.exists():
-            try:
-                self.points = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-            except (OSError, ValueError, TypeError) as error:
-                raise ResultsError(
-                    f"{path}: suggestions cannot be read ({error}); remove the file to begin anew"
-                ) from None
+        try:
+            self.points = [dict(json.loads(line)) for line in read(path).decode().splitlines()]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError, TypeError) as error:
+            raise ResultsError(f"{path}: suggestions cannot be read ({error}); remove the file to begin anew") from None
 
     def add(self, point: dict[str, Any]) -> None:
         """Store one more, whole or not at all. Raises ResultsError when it cannot be written."""
         self.points.append(point)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ResultsError(f"{self.path}: a suggestion cannot be stored: {error.strerror}") from error
-        write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points).encode())
+            write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points).encode())
+        except ResultsError as error:
+            raise ResultsError(f"a suggestion cannot be stored: {error}") from error
 
 
 class TreeParzen:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow.dataset
@@ -14,8 +15,11 @@ from polars.testing import assert_frame_equal
 
 from raybench.config.trial import DatasetConfig, DistillationConfig, ModelConfig, TeacherConfig, TrialConfig
 from raybench.errors import ResultsError
-from raybench.results.schema import SETTLED, EpochRow, Status, TrialRow, epoch_schema, trial_schema
+from raybench.results.schema import SETTLED, Status, epoch_schema, trial_schema
 from raybench.results.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Rows  # type: ignore[import-not-found]
 
 PLAIN = TrialConfig(dataset=DatasetConfig(name="digits", train_size=500), model=ModelConfig(name="resnet8"))
 DISTILLED = TrialConfig(
@@ -23,29 +27,6 @@ DISTILLED = TrialConfig(
     model=ModelConfig(name="resnet8"),
     distillation=DistillationConfig(type="soft", teacher=TeacherConfig(name="resnet20")),
 )
-
-
-def row(trial_id: str = "a", status: Status = Status.COMPLETE, attempt: int = 1, **further: Any) -> TrialRow:
-    config = further.pop("config", PLAIN.flat())
-    return TrialRow(
-        trial_id=trial_id,
-        sweep="s",
-        preset="quick",
-        cell="c",
-        status=status,
-        attempt=attempt,
-        seed=0,
-        config=config,
-        **further,
-    )
-
-
-def epochs(trial_id: str = "a", attempt: int = 1, count: int = 2, **further: Any) -> list[EpochRow]:
-    return [EpochRow(trial_id=trial_id, attempt=attempt, epoch=1 + done, **further) for done in range(count)]
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
 
 
 def test_absent_folder_reads_as_empty_tables(tmp_path: Path) -> None:
@@ -59,11 +40,17 @@ def test_absent_folder_reads_as_empty_tables(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_rows_come_back_as_written(tmp_path: Path) -> None:
+def test_rows_come_back_as_written(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
     start = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     store.write_trial(
-        row(eval_top1=97.5, started=start, reason="why", env={"git_dirty": True, "threads": 2, "own": "x"})
+        rows.trial(
+            config=PLAIN.flat(),
+            eval_top1=97.5,
+            started=start,
+            reason="why",
+            env={"git_dirty": True, "threads": 2, "own": "x"},
+        )
     )
     found = store.trials().row(0, named=True)
     assert (found["eval_top1"], found["started"], found["reason"]) == (97.5, start, "why")
@@ -74,20 +61,20 @@ def test_rows_come_back_as_written(tmp_path: Path) -> None:
         128,
     )
     assert found["test_top1"] is None
-    written = epochs(count=3, lr=0.1, train_loss=float("inf"), parts={"ce": 0.5, "rate": 2.0})
+    written = rows.epochs(count=3, lr=0.1, train_loss=float("inf"), parts={"ce": 0.5, "rate": 2.0})
     store.write_epochs("a", 1, written[::-1])
     assert store.last_epochs("a") == written
     assert store.epochs(["b"]).height == 0
 
 
 @pytest.mark.parametrize("compacted", [False, True])
-def test_plain_readers_see_one_table_over_different_trials(tmp_path: Path, compacted: bool) -> None:
+def test_plain_readers_see_one_table_over_different_trials(rows: Rows, tmp_path: Path, compacted: bool) -> None:
     store = Store(tmp_path)
-    store.write_trial(row("a", config=PLAIN.flat()))
-    store.write_trial(row("b", config=DISTILLED.flat()))
+    store.write_trial(rows.trial("a", config=PLAIN.flat()))
+    store.write_trial(rows.trial("b", config=DISTILLED.flat()))
     if compacted:
         store.compact()
-        store.write_trial(row("c", status=Status.RUNNING, config={}))
+        store.write_trial(rows.trial("c", status=Status.RUNNING, config={}))
     sizes = ["500", "all", None][: 3 if compacted else 2]
     read = pyarrow.dataset.dataset(tmp_path / "trials").to_table().sort_by("trial_id")
     assert read["config/dataset.train_size"].to_pylist() == sizes
@@ -96,68 +83,70 @@ def test_plain_readers_see_one_table_over_different_trials(tmp_path: Path, compa
     assert scanned["config/distillation.teacher.name"].to_list() == [None, "resnet20", None][: len(sizes)]
 
 
-def test_parts_and_compact_files_have_the_same_schema_with_units(tmp_path: Path) -> None:
+def test_parts_and_compact_files_have_the_same_schema_with_units(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_trial(row())
-    store.write_epochs("a", 1, epochs())
-    before = [pq.read_schema(tmp_path / name) for name in files(tmp_path)]
+    store.write_trial(rows.trial())
+    store.write_epochs("a", 1, rows.epochs())
+    before = [pq.read_schema(tmp_path / name) for name in rows.files(tmp_path)]
     store.compact()
-    assert files(tmp_path) == ["epochs/compact-1.parquet", "trials/compact-1.parquet"]
-    after = [pq.read_schema(tmp_path / name) for name in files(tmp_path)]
+    assert rows.files(tmp_path) == ["epochs/compact-1.parquet", "trials/compact-1.parquet"]
+    after = [pq.read_schema(tmp_path / name) for name in rows.files(tmp_path)]
     assert before == after
     assert after[1].field("eval_top1").metadata[b"unit"] == b"%"
 
 
-def test_highest_attempt_counts_whenever_the_lower_one_writes(tmp_path: Path) -> None:
+@pytest.mark.scenario(6)
+def test_highest_attempt_counts_whenever_the_lower_one_writes(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_trial(row(attempt=2, eval_top1=90.0))
-    store.write_epochs("a", 2, epochs(attempt=1, count=3, eval_top1=90.0))
+    store.write_trial(rows.trial(attempt=2, eval_top1=90.0))
+    store.write_epochs("a", 2, rows.epochs(attempt=1, count=3, eval_top1=90.0))
     trials, table = store.trials(), store.epochs()
-    store.write_trial(row(attempt=1, eval_top1=10.0))
-    store.write_epochs("a", 1, epochs(attempt=1, count=5, eval_top1=10.0))
+    store.write_trial(rows.trial(attempt=1, eval_top1=10.0))
+    store.write_epochs("a", 1, rows.epochs(attempt=1, count=5, eval_top1=10.0))
     assert_frame_equal(store.trials(), trials)
     assert_frame_equal(store.epochs(), table)
     assert table["attempt"].to_list() == [2, 2, 2]
     store.compact()
-    store.write_trial(row(attempt=1, eval_top1=10.0))
-    store.write_epochs("a", 1, epochs(attempt=1, count=5, eval_top1=10.0))
+    store.write_trial(rows.trial(attempt=1, eval_top1=10.0))
+    store.write_epochs("a", 1, rows.epochs(attempt=1, count=5, eval_top1=10.0))
     assert_frame_equal(store.trials(), trials)
     assert_frame_equal(store.epochs(), table)
 
 
-def test_driver_speaks_for_a_trial_that_is_not_settled_only(tmp_path: Path) -> None:
+def test_driver_speaks_for_a_trial_that_is_not_settled_only(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_trial(row("a", Status.RUNNING, eval_top1=50.0, epochs=3))
-    store.write_trial(row("a", Status.PRUNED, reason="rung 1", config={}), by="driver")
-    store.write_trial(row("b", Status.COMPLETE, eval_top1=60.0))
-    store.write_trial(row("b", Status.FAILED, reason="late"), by="driver")
+    store.write_trial(rows.trial("a", Status.RUNNING, eval_top1=50.0, epochs=3))
+    store.write_trial(rows.trial("a", Status.PRUNED, reason="rung 1", config={}), by="driver")
+    store.write_trial(rows.trial("b", Status.COMPLETE, eval_top1=60.0))
+    store.write_trial(rows.trial("b", Status.FAILED, reason="late"), by="driver")
     for _ in range(2):
         first, second = store.trials().iter_rows(named=True)
         assert (first["status"], first["reason"], first["written_by"]) == ("pruned", "rung 1", "driver")
         assert (first["eval_top1"], first["epochs"], first["config/dataset.train_size"]) == (50.0, 3, "500")
         assert (second["status"], second["reason"], second["eval_top1"]) == ("complete", None, 60.0)
         store.compact()
-    store.write_trial(row("a", Status.RUNNING, attempt=2))
+    store.write_trial(rows.trial("a", Status.RUNNING, attempt=2))
     assert store.trials()["status"].to_list() == ["running", "complete"]
 
 
-def test_next_attempt_counts_all_that_was_ever_begun(tmp_path: Path) -> None:
+def test_next_attempt_counts_all_that_was_ever_begun(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_epochs("a", 3, epochs())
+    store.write_epochs("a", 3, rows.epochs())
     assert store.next_attempt("a") == 4
     assert store.next_attempt("b") == 1
     (tmp_path / "epochs" / "a-a7.parquet").write_bytes(b"")
     assert store.next_attempt("a") == 8
-    store.write_trial(row("b", attempt=5))
+    store.write_trial(rows.trial("b", attempt=5))
     store.compact()
     assert store.next_attempt("b") == 6
 
 
-def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
+@pytest.mark.scenario(14)
+def test_unreadable_files_are_skipped_and_named(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
     for trial_id in "abcdef":
-        store.write_trial(row(trial_id))
-    store.write_trial(row("c", attempt=2))
+        store.write_trial(rows.trial(trial_id))
+    store.write_trial(rows.trial("c", attempt=2))
     folder = tmp_path / "trials"
     whole = (folder / "a-a1-trial.parquet").read_bytes()
     (folder / "a-a1-trial.parquet").write_bytes(whole[: len(whole) // 2])
@@ -173,14 +162,15 @@ def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
     store.compact()
     assert store.trials()["trial_id"].to_list() == ["c", "e", "f"]
     assert len(store.skipped) == 4, "compaction leaves alone what it cannot read"
-    store.write_trial(row("a"))
+    store.write_trial(rows.trial("a"))
     assert "a" in store.trials()["trial_id"].to_list()
     assert len(store.skipped) == 3
 
 
-def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.scenario(14)
+def test_every_truncation_is_noticed(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_epochs("a", 1, epochs())
+    store.write_epochs("a", 1, rows.epochs())
     path = tmp_path / "epochs" / "a-a1.parquet"
     whole = path.read_bytes()
     for length in [*range(0, len(whole), 97), len(whole) - 1]:
@@ -189,23 +179,45 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
         assert len(store.skipped) == 1
 
 
-def test_folder_names_with_pattern_characters(tmp_path: Path) -> None:
+@pytest.mark.scenario(14)
+@pytest.mark.parametrize("own", [True, False])
+def test_damage_anywhere_is_noticed_or_does_no_harm(rows: Rows, tmp_path: Path, own: bool) -> None:
+    """Single bits flipped, in a file of ours and in one by another writer, over which a reader must not break."""
+    store = Store(tmp_path)
+    store.write_trial(rows.trial("a", eval_top1=12.5))
+    path = tmp_path / "trials" / "a-a1-trial.parquet"
+    if not own:
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path, use_dictionary=False)
+    expected = store.trials()
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(200):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        found = store.trials()
+        assert found.height + len(store.skipped) == 1
+        if own and found.height:
+            assert_frame_equal(found, expected)
+
+
+def test_folder_names_with_pattern_characters(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path / "a[b]*?")
-    store.write_trial(row())
+    store.write_trial(rows.trial())
     assert store.trials().height == 1
     store.compact()
     assert store.trials().height == 1
 
 
-def test_compact_keeps_running_trials_apart_and_is_repeatable(tmp_path: Path) -> None:
+def test_compact_keeps_running_trials_apart_and_is_repeatable(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
     for status in Status:
-        store.write_trial(row(status.value, status))
-        store.write_epochs(status.value, 1, epochs(status.value))
+        store.write_trial(rows.trial(status.value, status))
+        store.write_epochs(status.value, 1, rows.epochs(status.value))
     trials, table = store.trials(), store.epochs()
     for _ in range(2):
         store.compact()
-        assert files(tmp_path) == [
+        assert rows.files(tmp_path) == [
             "epochs/compact-1.parquet",
             "epochs/running-a1.parquet",
             "trials/compact-1.parquet",
@@ -214,22 +226,22 @@ def test_compact_keeps_running_trials_apart_and_is_repeatable(tmp_path: Path) ->
         assert_frame_equal(store.trials(), trials)
         assert_frame_equal(store.epochs(), table)
     assert pq.read_metadata(tmp_path / "epochs/compact-1.parquet").num_rows == 2 * len(SETTLED)
-    store.write_trial(row("running", Status.COMPLETE))
-    store.write_trial(row("failed", Status.RUNNING, attempt=2))
+    store.write_trial(rows.trial("running", Status.COMPLETE))
+    store.write_trial(rows.trial("failed", Status.RUNNING, attempt=2))
     trials = store.trials()
     store.compact()
     assert_frame_equal(store.trials(), trials)
-    store.write_trial(row("failed", Status.COMPLETE, attempt=2))
+    store.write_trial(rows.trial("failed", Status.COMPLETE, attempt=2))
     store.compact()
-    assert files(tmp_path) == ["epochs/compact-2.parquet", "trials/compact-3.parquet"]
+    assert rows.files(tmp_path) == ["epochs/compact-2.parquet", "trials/compact-3.parquet"]
     assert store.trials()["status"].to_list().count("failed") == 0
 
 
-def test_other_columns_of_an_older_version_are_read(tmp_path: Path) -> None:
+def test_other_columns_of_an_older_version_are_read(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.write_trial(row("a"))
+    store.write_trial(rows.trial("a"))
     old = pq.read_table(tmp_path / "trials/a-a1-trial.parquet").select(["trial_id", "attempt", "status", "written_by"])
-    old = old.set_column(0, "trial_id", [["z"]]).append_column("gone", [[7]])
+    old = old.set_column(0, "trial_id", [["z"]]).append_column("gone", [[7]]).replace_schema_metadata(None)
     pq.write_table(old, tmp_path / "trials/z-a1-trial.parquet")
     assert store.trials().select("trial_id", "gone", "sweep").rows() == [("a", None, "s"), ("z", 7, None)]
     trials = store.trials()
@@ -238,29 +250,29 @@ def test_other_columns_of_an_older_version_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("optimizer.lr", "high"), ("batch_size", 1.5), ("optimizer.nesterov", 1)])
-def test_value_that_does_not_fit_its_column(tmp_path: Path, key: str, value: Any) -> None:
+def test_value_that_does_not_fit_its_column(rows: Rows, tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(ResultsError, match=f"config/{key}"):
-        Store(tmp_path).write_trial(row(config={key: value}))
+        Store(tmp_path).write_trial(rows.trial(config={key: value}))
 
 
-def test_rows_of_another_trial_or_twice_are_refused(tmp_path: Path) -> None:
+def test_rows_of_another_trial_or_twice_are_refused(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ValueError, match="rows of b"):
-        store.write_epochs("a", 1, epochs("b"))
+        store.write_epochs("a", 1, rows.epochs("b"))
     with pytest.raises(ValueError, match="twice"):
-        store.write_epochs("a", 1, epochs(count=1) * 2)
+        store.write_epochs("a", 1, rows.epochs(count=1) * 2)
     with pytest.raises(ValueError, match="attempts from 1"):
         store.write_epochs("../a", 1, [])
     with pytest.raises(ValueError, match="attempts from 1"):
-        store.write_trial(row(attempt=0))
+        store.write_trial(rows.trial(attempt=0))
 
 
-def test_two_writers_of_different_attempts(tmp_path: Path) -> None:
+def test_two_writers_of_different_attempts(rows: Rows, tmp_path: Path) -> None:
     first, second = Store(tmp_path), Store(tmp_path)
     for count in range(1, 6):
-        first.write_epochs("a", 1, epochs(attempt=1, count=count, lr=1.0))
-        second.write_epochs("a", 2, epochs(attempt=2, count=count, lr=2.0))
-        second.write_trial(row(status=Status.RUNNING, attempt=2))
-        first.write_trial(row(status=Status.FAILED, attempt=1))
+        first.write_epochs("a", 1, rows.epochs(attempt=1, count=count, lr=1.0))
+        second.write_epochs("a", 2, rows.epochs(attempt=2, count=count, lr=2.0))
+        second.write_trial(rows.trial(status=Status.RUNNING, attempt=2))
+        first.write_trial(rows.trial(status=Status.FAILED, attempt=1))
         assert [each.lr for each in first.last_epochs("a")] == [2.0] * count
         assert first.trials()["status"].to_list() == ["running"]

@@ -3,99 +3,49 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from raybench.errors import ResultsError
-from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.schema import EpochRow, Status
 from raybench.results.store import Store
 
-
-def row(trial_id: str = "a", status: Status = Status.COMPLETE, attempt: int = 1, **further: Any) -> TrialRow:
-    config = further.pop("config", {"dataset.train_size": 500})
-    return TrialRow(
-        trial_id=trial_id,
-        sweep="s",
-        preset="quick",
-        cell="c",
-        status=status,
-        attempt=attempt,
-        seed=0,
-        config=config,
-        **further,
-    )
-
-
-def epochs(trial_id: str = "a", attempt: int = 1, count: int = 2, **further: Any) -> list[EpochRow]:
-    return [EpochRow(trial_id=trial_id, attempt=attempt, epoch=1 + done, **further) for done in range(count)]
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
-
+if TYPE_CHECKING:
+    from conftest import Rows, Start  # type: ignore[import-not-found]
 
 # --- faults of the file system ---
 
 
-def test_folder_that_is_a_file(tmp_path: Path) -> None:
+@pytest.mark.scenario(18)
+def test_folder_that_is_a_file(rows: Rows, tmp_path: Path) -> None:
     (tmp_path / "results").write_text("mine")
     store = Store(tmp_path / "results")
-    for act in (store.check_writable, store.trials, lambda: store.write_trial(row())):
+    for act in (store.check_writable, store.trials, lambda: store.write_trial(rows.trial())):
         with pytest.raises(ResultsError, match="a file stands where a folder is needed"):
             act()
     assert (tmp_path / "results").read_text() == "mine"
 
 
-def mount(*arguments: str) -> None:
-    if not shutil.which("mount"):
-        pytest.skip("no mount command on this system")
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting needs root: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder))
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system that is mounted read-only: root may not write there either."""
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    mount("-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder))
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(store: Store) -> None:
+def fill(rows: Rows, store: Store) -> None:
     for number in range(100):
-        store.write_trial(row(f"t{number}"))
+        store.write_trial(rows.trial(f"t{number}"))
 
 
-def test_full_disk(small_disk: Path) -> None:
+@pytest.mark.scenario(12)
+def test_full_disk(rows: Rows, small_disk: Path) -> None:
     store = Store(small_disk / "s")
-    written = 0
     with pytest.raises(ResultsError, match="disk full"):
-        fill(store)
-    written = len(files(small_disk))
+        fill(rows, store)
+    written = len(rows.files(small_disk))
     assert written > 3
     with pytest.raises(ResultsError, match="disk full"):
-        store.write_trial(row("t0", eval_top1=1.0))
+        store.write_trial(rows.trial("t0", eval_top1=1.0))
     trials = store.trials()
     assert trials.height == written
     assert trials["eval_top1"].null_count() == written, "the earlier row stands"
@@ -115,12 +65,13 @@ def test_full_disk(small_disk: Path) -> None:
     assert_frame_equal(store.trials(), trials.filter(~pl.col("trial_id").is_in(["t0", "t1"])))
 
 
-def test_unwritable_folder(read_only: Path) -> None:
+@pytest.mark.scenario(18)
+def test_unwritable_folder(rows: Rows, read_only: Path) -> None:
     store = Store(read_only)
     with pytest.raises(ResultsError, match="Read-only file system"):
         store.check_writable()
     with pytest.raises(ResultsError, match="Read-only file system"):
-        store.write_trial(row())
+        store.write_trial(rows.trial())
     assert store.trials().height == 0
 
 
@@ -132,7 +83,7 @@ def test_check_writable_leaves_no_file(tmp_path: Path) -> None:
 # --- kills ---
 
 ZYGOTE = '''
-"""Forks children that act on copies of a template and are killed: before the Nth change of a file, or after a time."""
+"""Forks children that act on copies of a template and are killed: before the Nth change of a file, or somewhere."""
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 from raybench.results.schema import EpochRow, Status, TrialRow
@@ -140,7 +91,7 @@ from raybench.results.store import Store
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir"}
 
-def act(kind, folder):
+def act(kind, folder, written):
     store = Store(Path(folder))
     if kind == "compact":
         return store.compact()
@@ -150,6 +101,7 @@ def act(kind, folder):
         store.write_trial(
             TrialRow(trial_id="w", sweep="s", preset="quick", cell="c", status=Status.RUNNING, attempt=1, seed=0)
         )
+        os.write(written, b".")
 
 def die_before(number, folder):
     seen = 0
@@ -169,14 +121,17 @@ fates = []
 for number in range(1, limit + 1):
     folder = f"{out}/{number}"
     shutil.copytree(template, folder)
+    seen, written = os.pipe()
     child = os.fork()
     if child == 0:
         if kind != "timed":
             die_before(number, folder)
-        act(kind, folder)
+        act(kind, folder, written)
         os._exit(0)
     if kind == "timed":
-        time.sleep(random.uniform(0.0, 0.15))
+        for _ in range(random.randrange(8)):
+            os.read(seen, 1)
+        time.sleep(random.uniform(0.0, 0.01))
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     fates.append(code)
@@ -198,21 +153,22 @@ def kill(kind: str, template: Path, out: Path, limit: int) -> list[int]:
     return fates
 
 
-def test_compaction_killed_at_every_step(tmp_path: Path) -> None:
+@pytest.mark.scenario(15)
+def test_compaction_killed_at_every_step(rows: Rows, tmp_path: Path) -> None:
     template = tmp_path / "template"
     store = Store(template)
-    store.write_trial(row("old"))
-    store.write_epochs("old", 1, epochs("old"))
+    store.write_trial(rows.trial("old"))
+    store.write_epochs("old", 1, rows.epochs("old"))
     store.compact()
-    store.write_trial(row("a", Status.RUNNING, eval_top1=5.0))
-    store.write_trial(row("a", Status.PRUNED, reason="rung", config={}), by="driver")
-    store.write_epochs("a", 1, epochs("a", count=3))
-    store.write_trial(row("b", attempt=1))
-    store.write_trial(row("b", attempt=2))
-    store.write_epochs("b", 1, epochs("b", count=4))
-    store.write_epochs("b", 2, epochs("b", attempt=2, count=2))
-    store.write_trial(row("c", Status.RUNNING))
-    store.write_epochs("c", 1, epochs("c"))
+    store.write_trial(rows.trial("a", Status.RUNNING, eval_top1=5.0))
+    store.write_trial(rows.trial("a", Status.PRUNED, reason="rung", config={}), by="driver")
+    store.write_epochs("a", 1, rows.epochs("a", count=3))
+    store.write_trial(rows.trial("b", attempt=1))
+    store.write_trial(rows.trial("b", attempt=2))
+    store.write_epochs("b", 1, rows.epochs("b", count=4))
+    store.write_epochs("b", 2, rows.epochs("b", attempt=2, count=2))
+    store.write_trial(rows.trial("c", Status.RUNNING))
+    store.write_epochs("c", 1, rows.epochs("c"))
     trials, table = store.trials(), store.epochs()
     fates = kill("compact", template, tmp_path / "out", 60)
     assert set(fates[:-1]) == {-9}
@@ -221,21 +177,23 @@ def test_compaction_killed_at_every_step(tmp_path: Path) -> None:
     assert len(fates) > 2 * 7
     half_done = 0
     for number in range(1, len(fates) + 1):
-        again = Store(tmp_path / "out" / str(number))
-        half_done += len(files(again.folder)) not in (len(files(template)), 4)
+        folder = tmp_path / "out" / str(number)
+        again = Store(folder)
+        half_done += len(rows.files(folder)) not in (len(rows.files(template)), 4)
         for _ in range(2):
             assert_frame_equal(again.trials(), trials)
             assert_frame_equal(again.epochs(), table)
             assert again.skipped == []
             again.compact()
-        assert len(files(again.folder)) == 4, files(again.folder)
+        assert len(rows.files(folder)) == 4, rows.files(folder)
     assert half_done > 3, "no kill hit the middle of a compaction"
 
 
-def test_writer_killed_at_every_step(tmp_path: Path) -> None:
+@pytest.mark.scenario(15)
+def test_writer_killed_at_every_step(rows: Rows, tmp_path: Path) -> None:
     template = tmp_path / "template"
     store = Store(template)
-    before = epochs("w", count=1)
+    before = rows.epochs("w", count=1)
     store.write_epochs("w", 1, before)
     fates = kill("write", template, tmp_path / "out", 30)
     assert set(fates[:-1]) == {-9}
@@ -252,25 +210,27 @@ def test_writer_killed_at_every_step(tmp_path: Path) -> None:
     assert seen[0] == before
 
 
-def test_writer_killed_at_random_times(tmp_path: Path) -> None:
+@pytest.mark.scenario(15)
+def test_writer_killed_at_random_times(rows: Rows, tmp_path: Path) -> None:
     template = tmp_path / "template"
-    Store(template).write_epochs("w", 1, epochs("w", count=1, lr=0.0))
-    fates = kill("timed", template, tmp_path / "out", 15)
-    assert fates == [-9] * 15
+    Store(template).write_epochs("w", 1, rows.epochs("w", count=1, lr=0.0))
+    fates = kill("timed", template, tmp_path / "out", 40)
+    assert fates == [-9] * 40
     reached = set()
-    for number in range(1, 16):
+    for number in range(1, 41):
         again = Store(tmp_path / "out" / str(number))
-        rows = again.last_epochs("w")
+        found = again.last_epochs("w")
         assert again.trials().height <= 1
         assert again.skipped == []
-        count = rows[0].lr
+        count = found[0].lr
         assert count is not None
-        assert len(rows) == 1 + count % 50, "all rows of one writing"
+        assert len(found) == 1 + count % 50, "all rows of one writing"
         reached.add(count)
     assert len(reached) > 3, "the kills came at different times"
 
 
-def test_reading_while_others_compact(tmp_path: Path) -> None:
+@pytest.mark.scenario(17)
+def test_reading_while_others_compact(rows: Rows, tmp_path: Path) -> None:
     """No reading may miss a row, whichever files a compaction replaces beneath it."""
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
@@ -283,7 +243,7 @@ def test_reading_while_others_compact(tmp_path: Path) -> None:
         "    store.compact()\n"
     )
     store = Store(tmp_path)
-    store.write_trial(row("fixed"))
+    store.write_trial(rows.trial("fixed"))
     command = [sys.executable, "-c", code, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert process.stdout is not None
@@ -293,4 +253,54 @@ def test_reading_while_others_compact(tmp_path: Path) -> None:
         assert store.skipped == []
     assert process.wait() == 0
     process.stdout.close()
-    assert files(tmp_path) == ["trials/compact-12.parquet"]
+    assert rows.files(tmp_path) == ["trials/compact-12.parquet"]
+
+
+# --- several at once ---
+
+MANY = """
+import sys
+from pathlib import Path
+from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.store import Store
+
+store, sweep, writer = Store(Path(sys.argv[1])), sys.argv[2], sys.argv[3]
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(8):
+    trial = f"{writer}-{number}"
+    for count in (1, 2, 3):
+        store.write_epochs(trial, 1, [EpochRow(trial_id=trial, attempt=1, epoch=1 + done) for done in range(count)])
+    store.write_trial(TrialRow(
+        trial_id=trial, sweep=sweep, preset="p", cell="c", status=Status.COMPLETE, attempt=1, seed=0
+    ))
+    if writer == "w0":
+        store.compact()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.scenario(17)
+def test_several_processes_write_several_sweeps_of_one_folder(tmp_path: Path, start: Start) -> None:
+    """Two writers a sweep, one of which also compacts, with a reader all the while: every row is there at the end."""
+    roots = {sweep: tmp_path / "results" / sweep for sweep in ("one", "two")}
+    writers = [start(MANY, root, sweep, writer) for sweep, root in roots.items() for writer in ("w0", "w1")]
+    assert [process.stdout.readline() for process in writers] == ["ready\n"] * 4
+    for process in writers:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    stores = {sweep: Store(root) for sweep, root in roots.items()}
+    seen = dict.fromkeys(roots, 0)
+    while any(process.poll() is None for process in writers):
+        for sweep, store in stores.items():
+            trials = store.trials()
+            assert seen[sweep] <= trials.height, "what was there stays"
+            assert set(trials["sweep"]) <= {sweep}
+            assert store.skipped == []
+            seen[sweep] = trials.height
+    assert [process.stdout.read() for process in writers] == ["done\n"] * 4
+    for root in roots.values():
+        for store in (Store(root), stores[root.name]):
+            assert store.trials()["trial_id"].to_list() == sorted(f"w{w}-{n}" for w in (0, 1) for n in range(8))
+            assert store.epochs().height == 2 * 8 * 3
+            store.compact()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from raybench.errors import ResultsError
 from raybench.results.schema import EpochRow, Status
+from raybench.results.storage import Folder, entries
 from raybench.results.tensorboard import TrialBoard
 
+if TYPE_CHECKING:
+    from upath import UPath
 
-def read(folder: Path) -> Any:
+
+def read(folder: Folder) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorBoard's own imports
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -88,3 +93,19 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("mine")
     with pytest.raises(ResultsError, match="tensorboard"):
         TrialBoard(tmp_path, "a", {}, [], 0)
+
+
+@pytest.mark.scenario(19)
+def test_on_s3_the_events_are_there_after_each_epoch(
+    s3: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    board = TrialBoard(s3, "a", {"optimizer.lr": 0.1}, [], 0)
+    for number in (1, 2):
+        board.epoch(epoch(number, eval_top1=float(number)))
+        steps = [event.step for event in read(s3).Scalars("eval/top1")]
+        assert steps == [*range(1, number + 1)]
+    board.close(Status.COMPLETE, {"test_top1": 3.0})
+    assert [event.value for event in read(s3).Scalars("test_top1")] == [3.0]
+    assert len(entries(s3 / "tensorboard" / "a")) == 1
+    assert [*tmp_path.iterdir()] == [], "nothing stays on this machine"

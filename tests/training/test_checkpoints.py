@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import pickle
-import subprocess
+import random
+import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from raybench.errors import ResultsError
 from raybench.training.checkpoints import Checkpoints, latest_epoch
+
+if TYPE_CHECKING:
+    from conftest import Processes  # type: ignore[import-not-found]
 
 
 def state(epoch: int, floats: int = 10) -> dict[str, Any]:
@@ -49,6 +53,7 @@ def test_keeps_the_last_two(tmp_path: Path) -> None:
     assert latest_epoch(tmp_path / "none") == 0
 
 
+@pytest.mark.scenario(13)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_a_truncated_newest_falls_back_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float
@@ -65,6 +70,7 @@ def test_a_truncated_newest_falls_back_to_the_one_before(
     assert len(checkpoints.skipped) == 1
 
 
+@pytest.mark.scenario(13)
 def test_flipped_bytes_in_the_newest_are_noticed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(1, 5000))
@@ -76,6 +82,26 @@ def test_flipped_bytes_in_the_newest_are_noticed(tmp_path: Path) -> None:
     content[largest.header_offset + 4000] ^= 0xFF
     newest.write_bytes(content)
     assert epoch_of(checkpoints.newest()) == 1
+
+
+@pytest.mark.scenario(13)
+def test_damage_anywhere_is_noticed_or_does_no_harm(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    newest = tmp_path / "a1-epoch-000002.pt"
+    whole = newest.read_bytes()
+    draw = random.Random(0)
+    used = []
+    for _ in range(400):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        newest.write_bytes(content)
+        found = checkpoints.newest()
+        assert found is not None
+        used.append(found["epoch"])
+        assert torch.equal(found["model"]["weight"], torch.full((10,), float(found["epoch"])))
+    assert used.count(1) > 50
 
 
 def test_none_readable_is_none(tmp_path: Path) -> None:
@@ -93,6 +119,7 @@ class Malicious:
         return (Path.touch, (self.target,))
 
 
+@pytest.mark.scenario(28)
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, writer: str) -> None:
     folder, target = tmp_path / "checkpoints", tmp_path / "was here"
@@ -116,6 +143,7 @@ def test_something_else_than_a_checkpoint_is_passed_over(tmp_path: Path) -> None
     assert epoch_of(checkpoints.newest()) == 1
 
 
+@pytest.mark.scenario(6)
 def test_late_writes_of_an_earlier_attempt_change_nothing(tmp_path: Path) -> None:
     cut_off, current = Checkpoints(tmp_path, attempt=1), Checkpoints(tmp_path, attempt=2)
     cut_off.save(state(3))
@@ -129,31 +157,97 @@ def test_late_writes_of_an_earlier_attempt_change_nothing(tmp_path: Path) -> Non
     assert latest_epoch(tmp_path) == 5
 
 
-def test_due_by_the_clock(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path, every_s=0).due()
-    assert not Checkpoints(tmp_path, every_s=60).due()
+def test_due_by_the_clock_or_by_epochs(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, every_s=0).due(1)
+    assert not Checkpoints(tmp_path, every_s=60).due(1)
+    third = Checkpoints(tmp_path, every_s=0, every_epochs=3)
+    assert [epoch for epoch in range(1, 10) if third.due(epoch)] == [3, 6, 9]
+
+
+def test_time_and_size_are_accounted(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    begun = time.perf_counter()
+    for epoch in (1, 2):
+        checkpoints.save(state(epoch, 2**18))
+    assert 0 < checkpoints.seconds < time.perf_counter() - begun
+    assert checkpoints.mib == pytest.approx(1, rel=0.05)  # 2^18 floats of 4 bytes
 
 
 def test_clear_removes_all_and_twice_is_harmless(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "trial")
     checkpoints.save(state(1))
+    (tmp_path / "trial" / ".a1-epoch-000002.pt.77-abcd.tmp").write_bytes(b"of a writer that was killed")
     checkpoints.clear()
     checkpoints.clear()
     assert not (tmp_path / "trial").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB, or a skip."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+@pytest.mark.scenario(6)
+def test_clear_leaves_those_of_later_attempts(tmp_path: Path) -> None:
+    cut_off, current = Checkpoints(tmp_path, attempt=9), Checkpoints(tmp_path, attempt=10)
+    cut_off.save(state(3))
+    current.save(state(4))
+    cut_off.clear()
+    assert names(tmp_path) == ["a10-epoch-000004.pt"]
 
 
+SAVE = """
+import sys, torch
+from pathlib import Path
+from raybench.training.checkpoints import Checkpoints
+
+checkpoints = Checkpoints(Path(sys.argv[1]))
+for epoch in range(1, 100_000):
+    checkpoints.save({"epoch": epoch, "model": {"weight": torch.full((50_000,), float(epoch))}})
+    print(epoch, flush=True)
+"""
+
+
+@pytest.mark.scenario(15)
+def test_a_process_killed_while_it_saves_leaves_the_one_before(tmp_path: Path, processes: Processes) -> None:
+    draw = random.Random(0)
+    for number in range(2):
+        folder = tmp_path / str(number)
+        process = processes.start(SAVE, folder)
+        while int(process.stdout.readline()) < 5:
+            pass
+        time.sleep(draw.uniform(0, 0.02))
+        process.kill()
+        last = int(["5", *process.communicate()[0].split()][-1])
+        checkpoints = Checkpoints(folder, attempt=2)
+        found = checkpoints.newest()
+        assert found is not None
+        assert found["epoch"] in (last, last + 1)
+        assert torch.equal(found["model"]["weight"], torch.full((50_000,), float(found["epoch"])))
+        assert checkpoints.skipped == []
+        checkpoints.clear()
+        assert not folder.exists()
+
+
+def test_weights_are_kept_with_what_is_said_of_them(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints" / "abc")
+    weight = torch.arange(6.0).reshape(2, 3).t()  # not contiguous
+    for number in (1.0, 2.0):
+        checkpoints.save_weights({"weight": weight, "bias": torch.tensor(number)}, {"model": "resnet8"})
+    assert names(tmp_path / "weights") == ["abc.safetensors"]
+    with safe_open(tmp_path / "weights" / "abc.safetensors", "pt") as file:
+        assert file.metadata() == {"model": "resnet8"}
+        assert torch.equal(file.get_tensor("weight"), weight)
+        assert file.get_tensor("bias") == 2.0
+
+
+@pytest.mark.scenario(12)
+def test_weights_on_a_full_disk(small_disk: Path) -> None:
+    checkpoints = Checkpoints(small_disk / "checkpoints" / "abc")
+    checkpoints.save_weights({"weight": torch.zeros(100_000)}, {})
+    before = (small_disk / "weights" / "abc.safetensors").read_bytes()
+    with pytest.raises(ResultsError, match="disk full"):
+        checkpoints.save_weights({"weight": torch.ones(200_000)}, {})
+    assert names(small_disk / "weights") == ["abc.safetensors"]
+    assert (small_disk / "weights" / "abc.safetensors").read_bytes() == before
+
+
+@pytest.mark.scenario(12)
 def test_a_full_disk_is_named_and_the_old_checkpoint_stays(small_disk: Path) -> None:
     checkpoints = Checkpoints(small_disk)
     checkpoints.save(state(1, 100_000))  # 400 kB
