@@ -145,7 +145,23 @@ class LimitsConfig(Section):
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Times a trial is started again after its worker died."""
     trial_time_s: Annotated[float, Field(gt=0)] | None = None
-    """Wall-clock seconds a trial may run; checked after each epoch."""
+    """Seconds a trial may train, those of the epochs it went on from included; looked at in every step."""
+    memory_mib: Annotated[float, Field(gt=0)] | None = None
+    """Resident memory of a trial's process, MiB; on a GPU what torch may allocate there."""
+    stall_s: Annotated[float, Field(gt=0)] | None = 1800.0
+    """Seconds within which a step of training or evaluation must end. A hang would else hold its worker for ever; no
+    step that is worth waiting for takes half an hour."""
+
+
+class CheckpointsConfig(Section):
+    """When a trial keeps the state it goes on from after a fault, and what stays once it is settled."""
+
+    every_s: Annotated[float, Field(ge=0)] = 5.0
+    """Seconds after which the next epoch's end is kept: what a fault costs at most, beside the epoch it falls in."""
+    every_epochs: PositiveInt | None = None
+    """Each so many epochs one is kept; given, it counts instead of `every_s`."""
+    keep: Literal["none", "best", "last"] = "best"
+    """What stays: nothing, the best epoch's weights, or the last whole state."""
 
 
 class SweepConfig(Section):
@@ -165,6 +181,7 @@ class SweepConfig(Section):
     scheduler: SchedulerConfig = SchedulerConfig()
     resources: ResourcesConfig = ResourcesConfig()
     limits: LimitsConfig = LimitsConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     fingerprints: dict[str, str] = {}
     """Data set -> fingerprint of its decoded content, known once the data were seen; part of every trial's identity."""
 

@@ -1,6 +1,7 @@
 """What a sweep answers: every cell's selected setting, its test result, and whether it differs from the student alone.
 
-Settings are selected on validation; the test metric is only reported. Differences are paired by seed.
+Settings are selected on validation; the test metric is only reported. Differences are paired by seed. A trial whose
+maths departs from its configuration (column `deviation`) is counted and otherwise left out.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Counts:
     """Trials of a cell, all its settings and seeds together. `due`: running or not begun."""
 
     complete: int = 0
+    deviating: int = 0
+    """Complete, but not what the configuration says."""
     failed: int = 0
     diverged: int = 0
     pruned: int = 0
@@ -99,6 +102,8 @@ class CellResult:
     test_mode: Mode
     commits: Mapping[str, str] = field(default_factory=dict)
     """Selected trial -> git commit that made its row, 8 digits, `+changes` when dirty; without those not known."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Complete trial of any setting -> how its maths departs from its configuration."""
 
 
 def compare(
@@ -160,6 +165,7 @@ def _cell_result(
         test_metric=test_metric,
         test_mode=test_mode,
         commits={str(row["trial_id"]): commit for row in kept if (commit := _commit(row))},
+        left_out=_left_out(cell, rows),
     )
 
 
@@ -231,11 +237,22 @@ def _counts(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> Counts:
     trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
     statuses = [str(rows[trial_id].get("status")) if trial_id in rows else "due" for trial_id in trial_ids]
     settled = {name: statuses.count(name) for name in ("complete", "failed", "diverged", "pruned")}
-    return Counts(**settled, due=len(statuses) - sum(settled.values()))
+    due, deviating = len(statuses) - sum(settled.values()), len(_left_out(cell, rows))
+    return Counts(**settled | {"complete": settled["complete"] - deviating}, deviating=deviating, due=due)
+
+
+def _left_out(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    trials = {trial.trial_id for setting in cell.settings for trial in setting.trials}
+    done = ((trial_id, rows[trial_id]) for trial_id in sorted(trials & rows.keys()))
+    return {trial_id: str(row["deviation"]) for trial_id, row in done if row["status"] == "complete" and _deviates(row)}
+
+
+def _deviates(row: Mapping[str, Any]) -> bool:
+    return row.get("deviation") is not None
 
 
 def _complete(row: Mapping[str, Any] | None) -> bool:
-    return row is not None and str(row.get("status")) == "complete"
+    return row is not None and str(row.get("status")) == "complete" and not _deviates(row)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

@@ -19,7 +19,7 @@ import polars as pl
 from raybench.config.folders import cache_root
 from raybench.config.plan import show
 from raybench.report.comparison import CellResult
-from raybench.report.sheet import quantity_title, short_name, varying
+from raybench.report.sheet import left_out_note, quantity_title, short_name, varying
 
 ALPHA = "distillation.alpha"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -301,6 +301,7 @@ def _facts(results: Sequence[CellResult], source: str) -> str:
         f"n = {said} seeds a point, settings selected on validation.",
         f"Preset {' and '.join(presets)}." if presets else "",
         f"Data: {', '.join(variants)}." if variants else "",
+        *(note.capitalize() for note in left_out_note(results)),
         f"Source: {source}." if source else "",
     ]
     return " ".join(part for part in parts if part)

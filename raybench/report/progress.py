@@ -68,6 +68,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the live table away and give the cursor back."""
         if self.live:
             self.live.stop()
             self.live = None

@@ -242,7 +242,8 @@ def _range(bounds: tuple[float, float] | None) -> str:
 
 def _missing(result: CellResult) -> str:
     counts = result.counts
-    named = [(counts.failed, "failed"), (counts.diverged, "diverged"), (counts.pruned, "pruned"), (counts.due, "due")]
+    names = ("deviating", "failed", "diverged", "pruned", "due")
+    named = [(getattr(counts, name), name) for name in names]
     said = [f"{count} {name}" for count, name in named if count]
     return f"{', '.join(said)} of {counts.complete + sum(count for count, _ in named)}" if said else ""
 
@@ -272,7 +273,19 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     variants = sorted({variant for r in rows for variant in r.variants} - {"official"})
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
-    return notes + _code_note(rows)
+    return notes + left_out_note(rows) + _code_note(rows)
+
+
+def left_out_note(rows: Sequence[CellResult]) -> list[str]:
+    """A note of the complete trials that are compared to none, and why; none where there are none."""
+    left_out = {trial_id: why for r in rows for trial_id, why in r.left_out.items()}
+    if not left_out:
+        return []
+    count, reasons = len(left_out), ", ".join(sorted(set(left_out.values())))
+    return [
+        f"left out: {count} complete trial{'s' * (count != 1)} that ran out of memory and whose maths is another "
+        f"since ({reasons})."
+    ]
 
 
 def _code_note(rows: Sequence[CellResult]) -> list[str]:

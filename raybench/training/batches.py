@@ -26,6 +26,15 @@ class Batch:
     views: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,)
 
+    def parts(self, most: int | None) -> list[Batch]:
+        """The batch in as few parts of at most `most` images as will do, of equal size but for one image."""
+        if most is None or len(self.labels) <= most:
+            return [self]
+        # Equal rather than full: batch normalisation has no statistics of one image left over.
+        count = -(-len(self.labels) // most)
+        split = (each.tensor_split(count) for each in (self.positions, self.slots, self.views, self.labels))
+        return [Batch(*parts) for parts in zip(*split, strict=True)]
+
 
 class TrainingImages:
     """The training subset: which view an image shows in an epoch is a function of seed, epoch and image alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +11,17 @@ from pathlib import Path
 
 import psutil
 import torch
+
+NO_MEMORY = (
+    "can't allocate memory",  # torch's own allocator on a CPU
+    "could not create a primitive",  # oneDNN, which says no more
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+"""Words of torch's RuntimeErrors that mean a lack of memory."""
+ASKED = re.compile(r"(?:Tried|Unable) to allocate ([\d.]+ [KMGTPE]?i?B)")
+ASKED_BYTES = re.compile(r"tried to allocate (\d+) bytes")
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,48 @@ class Device:
         """On a GPU the peak allocated since the last reset, on a CPU the process's resident memory now; MiB."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
+        return resident_mib()
+
+    def limit_memory(self, mib: float | None) -> None:
+        """On a GPU, let this process allocate so many MiB there; none lifts the limit of the trial before.
+
+        More than that raises torch.OutOfMemoryError. On a CPU nothing holds a process back: see `resident_mib`.
+        """
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory / 2**20
+            share = 1.0 if mib is None else min(1.0, mib / total)
+            # What torch still holds of the trial before would be used without being counted.
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(share, self.device)
 
     @property
     def name(self) -> str | None:
         """The GPU's name; none on a CPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, MiB."""
+    return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The lack of memory an error tells of, in words; none for any other error."""
+    text = str(error)
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in text for sign in NO_MEMORY):
+        return None
+    if asked := ASKED_BYTES.search(text):
+        return f"out of memory: {int(asked[1]) / 2**20:.0f} MiB more were asked for"
+    if asked := ASKED.search(text):
+        return f"out of memory: {asked[1]} more were asked for"
+    return f"out of memory: {text.splitlines()[0]}" if text.strip() else "out of memory"
+
+
+def release_memory() -> None:
+    """Give back what is no longer used, to the system and to other processes on the GPU."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def driver_version() -> str | None:

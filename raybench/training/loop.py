@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybench.config.trial import TrialConfig
 from raybench.training.batches import PlainImages, TrainingImages
@@ -52,13 +53,26 @@ class Run:
     """A task in training: everything a checkpoint holds, and how to go on from one."""
 
     def __init__(
-        self, config: TrialConfig, task: Task, training: TrainingImages, validation: PlainImages, device: Device
+        self,
+        config: TrialConfig,
+        task: Task,
+        training: TrainingImages,
+        validation: PlainImages,
+        device: Device,
+        micro_batch: int | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`micro_batch`: most images of a forward pass; a batch of more is passed in parts and its gradient summed.
+
+        `check` is called in every step of training and evaluation; what it raises ends the run.
+        """
         self.config = config
         self.task = task
         self.training = training
         self.validation = validation
         self.device = device
+        self.micro_batch = micro_batch
+        self.check = check
         self.optimizer = make_optimizer(config.optimizer, task.module)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self.epoch = 0
@@ -68,12 +82,13 @@ class Run:
 
     def train_epoch(self) -> Epoch:
         """One epoch of training and its validation."""
+        self.check()
         self.device.synchronise()
         start = time.perf_counter()
         top1, losses = self._train()
         self.device.synchronise()
         trained = time.perf_counter()
-        evaluated = evaluate(self.task, self.validation, self.device)
+        evaluated = self.evaluate(self.validation)
         self.device.synchronise()
         ended = time.perf_counter()
         self.epoch += 1
@@ -87,6 +102,25 @@ class Run:
             eval_time=ended - trained,
             train_samples_per_sec=len(self.training) / (trained - start),
         )
+
+    def evaluate(self, images: PlainImages) -> dict[str, float]:
+        """loss, top1 (%) and top5 (%) over all images, in eval mode."""
+        batch = EVAL_BATCH if self.micro_batch is None else -(-EVAL_BATCH // 2)
+        return evaluate(self.task, images, self.device, batch, self.check)
+
+    @property
+    def halved(self) -> int | None:
+        """Half the images of a forward pass; none where they are halved already or there is but one."""
+        images = min(self.config.batch_size, len(self.training))
+        return None if self.micro_batch is not None or images < 2 else -(-images // 2)
+
+    @property
+    def deviation(self) -> str | None:
+        """How the maths departs from the configuration: statistics of part of a batch are not those of the batch."""
+        if self.micro_batch is None or not _sees_batches(self.task.module):
+            return None
+        images = min(self.config.batch_size, len(self.training))
+        return f"batch normalisation over {self.micro_batch} instead of {images} images"
 
     def keep_best(self, value: float) -> None:
         """Remember these weights if `value` (larger is better) is the best so far; a tie keeps the earlier epoch."""
@@ -112,17 +146,22 @@ class Run:
             rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.epoch + (step + 0.5) / steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            with self.device.autocast():
-                result = self.task.step(batch)
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(result["loss"]).backward()
+            for part in batch.parts(self.micro_batch):
+                with self.device.autocast():
+                    result = self.task.step(part)
+                # Here all that a step needs is in memory at once.
+                self.check()
+                # Every loss is a mean over images, so the batch's is the mean of its parts'.
+                share = len(part.labels) / len(batch.labels)
+                self.scaler.scale(result["loss"] if part is batch else result["loss"] * share).backward()
+                totals.add(result.pop("output").detach(), part.labels)
+                # Losses stay on the device until the epoch's end, so that no step waits for them.
+                images.append(len(part.labels))
+                for name, value in result.items():
+                    losses.setdefault(name, []).append(value.detach())
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            totals.add(result.pop("output").detach(), batch.labels)
-            # Losses stay on the device until the epoch's end, so that no step waits for them.
-            images.append(len(batch.labels))
-            for name, value in result.items():
-                losses.setdefault(name, []).append(value.detach())
         weights = torch.tensor(images, dtype=torch.float64) / len(self.training)
         means = {name: (torch.stack(values).double().cpu() @ weights).item() for name, values in losses.items()}
         return totals.result()["top1"], means
@@ -132,6 +171,7 @@ class Run:
         return {
             "config": self.config.model_dump_json(),
             "epoch": self.epoch,
+            "micro_batch": self.micro_batch,
             "model": self.task.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -147,6 +187,8 @@ class Run:
         self.task.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        # A run that is to be halved goes on from the state of one that was not.
+        self.micro_batch = self.micro_batch or state.get("micro_batch")
         self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
         self.best_weights = {name: tensor.to(self.device.device) for name, tensor in state["best_weights"].items()}
         torch.set_rng_state(state["rng"])
@@ -155,15 +197,31 @@ class Run:
 
 
 @torch.no_grad()
-def evaluate(task: Task, images: PlainImages, device: Device) -> dict[str, float]:
-    """loss, top1 (%) and top5 (%) over all images, in eval mode."""
+def evaluate(
+    task: Task,
+    images: PlainImages,
+    device: Device,
+    batch: int = EVAL_BATCH,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """loss, top1 (%) and top5 (%) over all images, in eval mode, `batch` at a time."""
     task.module.eval()
     totals = Totals(device.device)
-    for views, labels in images.batches(EVAL_BATCH):
+    check()
+    for views, labels in images.batches(batch):
         with device.autocast():
             output = task.logits(views)
+        check()
         totals.add(output, labels)
     return totals.result()
+
+
+def _sees_batches(module: nn.Module) -> bool:
+    """Whether a model's training depends on which images share a forward pass: batch normalisation and its kin."""
+    return any(
+        isinstance(each, _BatchNorm) or "running_var" in dict(each.named_buffers(recurse=False))
+        for each in module.modules()
+    )
 
 
 def train(run: Run, until: int, score: Callable[[Epoch], float], after_epoch: Callable[[Run, Epoch], bool]) -> bool:

@@ -6,6 +6,7 @@ A prepared teacher is a folder in the cache: `weights.safetensors` (with the nor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
+from raybench.data import ImageData
 from raybench.data.splits import split
 from raybench.distillation.cache import LogitCache, cache_key
 from raybench.distillation.teacher import Teacher, TeacherRecord
@@ -31,9 +33,11 @@ from raybench.training.batches import PlainImages, TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device
 from raybench.training.ingredients import Ingredients, gather, load_data, make_model
+from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
 from raybench.training.recorder import Setup
 from raybench.training.tasks import CachedTeacher, Classification, LiveTeacher, TeacherLogits
+from raybench.training.watchdog import Watchdog
 
 Progress = Callable[[str], None]
 
@@ -97,7 +101,8 @@ def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> 
     task = Classification(ingredients.built, device.device, own.label_smoothing, head_only=teacher.prepare == "head")
     if teacher.prepare != "none":
         run = Run(own, task, ingredients.training, ingredients.validation, device)
-        _train(run, Checkpoints(folder / "checkpoints", setup.checkpoint_every_s), say)
+        every_s, every_epochs = setup.checkpoint_every_s, setup.checkpoint_every_epochs
+        _train(run, Checkpoints(folder / "checkpoints", every_s=every_s, every_epochs=every_epochs), say)
     scores = {
         "eval": evaluate(task, ingredients.validation, device),
         "test": evaluate(task, _test_images(ingredients, device), device),
@@ -140,7 +145,7 @@ def _train(run: Run, checkpoints: Checkpoints, say: Progress) -> None:
 
     def after_epoch(run: Run, epoch: Epoch) -> bool:
         say(f"epoch {run.epoch}/{run.config.schedule.epochs}, validation top-1 {epoch.metrics['eval_top1']:.1f} %")
-        if epoch.finite and checkpoints.due():
+        if epoch.finite and checkpoints.due(run.epoch):
             checkpoints.save(run.state())
         return True
 
@@ -183,6 +188,18 @@ def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | 
         if images is None
         else images
     )
+    cache = _cache(config, data, len(everything), device)
+    if cache.missing(wanted):
+        training = TrainingImages(data, everything, config.dataset, device.device)
+        teacher = load_teacher(config, setup, device)
+        cache.fill(
+            wanted, lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
+        )
+    return cache
+
+
+def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) -> LogitCache:
+    """The cache of the teacher's logits for these views, device and precision, filled or not."""
     views = views_of(config.dataset)
     key = cache_key(
         data=data.fingerprint,
@@ -193,14 +210,18 @@ def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | 
         precision=device.precision,
         device=device.device.type,
     )
-    cache = LogitCache(teacher_folder(config) / f"logits-{key}", len(everything), views, len(data.classes))
-    if cache.missing(wanted):
-        training = TrainingImages(data, everything, config.dataset, device.device)
-        teacher = load_teacher(config, setup, device)
-        cache.fill(
-            wanted, lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
-        )
-    return cache
+    return LogitCache(teacher_folder(config) / f"logits-{key}", images, views, len(data.classes))
+
+
+def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | None:
+    """The record of a teacher of which nothing is missing on this machine's CPU, its logits included; else none."""
+    record = _ready(teacher_folder(config))
+    if record is None or config.distillation.cache == "off":
+        return record
+    data = load_data(config.dataset, setup)
+    everything = split(data.train_labels, config.dataset.val_size, "all").train
+    cache = _cache(config, data, len(everything), choose_device(config.precision, 0))
+    return None if cache.missing(images) else record
 
 
 def teacher_logits(
@@ -216,7 +237,9 @@ def teacher_logits(
 def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progress = lambda _: None) -> TeacherRecord:
     """Prepare the teacher and, where the trials use the cache, its logits: what the trials would else wait for."""
     torch.set_num_threads(setup.threads)
-    record = ensure_teacher(config, setup, say)
-    if config.distillation.cache == "prefill":
-        fill_cache(config, setup, choose_device(config.precision, setup.gpu), images)
+    # A worker whose driver is gone would hold the teacher's lock for as long as it trains.
+    with Watchdog(Limits()) if setup.guarded else contextlib.nullcontext():
+        record = ensure_teacher(config, setup, say)
+        if config.distillation.cache == "prefill":
+            fill_cache(config, setup, choose_device(config.precision, setup.gpu), images)
     return record

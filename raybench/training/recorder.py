@@ -5,16 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import statistics
+import threading
+import time
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.storage import Folder
 from raybench.results.store import Store
 from raybench.training.checkpoints import Checkpoints, State
 from raybench.training.loop import Epoch
+
+Keep = Literal["none", "best", "last"]
+"""What stays of a settled trial: nothing, the best epoch's weights, or the last whole state."""
+LOCK_S = 5.0
+"""How long the last words wait for a main thread that is settling the trial itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +36,7 @@ class Setup:
 
     sweep: str = ""
     preset: str = ""
-    results: Path | None = None
+    results: Folder | None = None
     """The sweep's folder; none leaves nothing behind."""
     data_root: Path | None = None
     metric: str = "eval_top1"
@@ -33,7 +44,13 @@ class Setup:
     cpu: float = 1.0
     gpu: float = 0.0
     trial_time_s: float | None = None
+    memory_mib: float | None = None
+    stall_s: float | None = None
     checkpoint_every_s: float = 5.0
+    checkpoint_every_epochs: int | None = None
+    keep: Keep = "best"
+    guarded: bool = False
+    """Whether this process is ours to end where a trial hangs or the driver is gone; a plain call's is not."""
     env: dict[str, Any] = field(default_factory=dict)
     reopened: dict[str, int] = field(default_factory=dict)
     """Trial id -> last attempt before it was asked to run again; settled rows up to that attempt do not count."""
@@ -54,11 +71,18 @@ def device_share(setup: Setup) -> float:
 class Recorder:
     """Rows, events and checkpoints of one attempt of one trial."""
 
-    def __init__(self, config: TrialConfig, cell: str, setup: Setup, folder: Path) -> None:
+    def __init__(self, config: TrialConfig, cell: str, setup: Setup, folder: Folder) -> None:
+        """Takes the next attempt: its row says so from now on. Raises ResultsError when it cannot be written."""
         self.config = config
+        self.setup = setup
         self.store = Store(folder)
         attempt = self.store.next_attempt(config.trial_id)
-        self.checkpoints = Checkpoints(folder / "checkpoints" / config.trial_id, setup.checkpoint_every_s, attempt)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints" / config.trial_id,
+            every_s=setup.checkpoint_every_s,
+            attempt=attempt,
+            every_epochs=setup.checkpoint_every_epochs,
+        )
         self.rows: list[EpochRow] = []
         self.row = TrialRow(
             trial_id=config.trial_id,
@@ -68,15 +92,42 @@ class Recorder:
             cell=cell,
             status=Status.RUNNING,
             attempt=attempt,
-            failures=attempt - 1,
+            failures=attempt - 1 - self._settled_attempts,
             seed=config.seed,
+            epochs=0,
             node=socket.gethostname(),
             started=datetime.now(UTC),
             config=config.flat(),
             env=dict(setup.env),
         )
+        self._begun = time.monotonic()
         self._folder = folder
         self._board: Any = None
+        self._settling = threading.Lock()
+        self._checkpoint_time = 0.0
+        """Seconds that earlier attempts spent on checkpoints, up to the one that this attempt goes on from."""
+        # A copy of this attempt that starts meanwhile, elsewhere, takes the next number and never the same files.
+        self.store.write_trial(self.row)
+
+    @property
+    def log(self) -> Folder:
+        """Where a traceback goes; the stack of a hung attempt beside it."""
+        return self._folder / "logs" / f"{self.config.trial_id}-a{self.row.attempt}.txt"
+
+    @property
+    def spent_s(self) -> float:
+        """Training and validation of all epochs so far, those of earlier attempts included, s."""
+        return sum((row.train_time or 0) + (row.eval_time or 0) for row in self.rows)
+
+    @property
+    def superseded(self) -> bool:
+        """Whether a later attempt began, since this one was taken for dead: then what is shared is the later one's."""
+        return self.store.next_attempt(self.config.trial_id) > self.row.attempt + 1
+
+    @property
+    def _settled_attempts(self) -> int:
+        """Attempts before the trial was asked to run again."""
+        return self.setup.reopened.get(self.config.trial_id, 0)
 
     def resume(self) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
@@ -89,13 +140,15 @@ class Recorder:
             )
             return None
         self.rows = rows
-        # Every attempt since has broken, but not one that stopped at this checkpoint on purpose.
-        since = self.row.attempt - state.get("attempt", 1) - int(state.get("paused", False))
-        self.row = replace(self.row, failures=state.get("failures", 0) + since)
+        if self._settled_attempts < state.get("attempt", 1):
+            # Every attempt since has broken, but not one that stopped at this checkpoint on purpose.
+            broken = self.row.attempt - state.get("attempt", 1) - int(state.get("paused", False))
+            self.row = replace(self.row, failures=state.get("failures", 0) + broken)
+        self._checkpoint_time = state.get("checkpoint_time", 0.0)
         return state
 
     def start(self, **known: Any) -> None:
-        """Say that the trial runs, and open its TensorBoard events."""
+        """Say what is known of the trial before its first epoch, and open its TensorBoard events."""
         from raybench.results.tensorboard import TrialBoard
 
         self.row = replace(self.row, epochs=len(self.rows), **known)
@@ -103,8 +156,8 @@ class Recorder:
         shown = {key: value for key, value in self.config.flat().items() if value is not None}
         self._board = TrialBoard(self._folder, self.config.trial_id, shown, ("test_top1", "eval_top1"), len(self.rows))
 
-    def epoch(self, epoch: Epoch) -> None:
-        """Commit an epoch's row, then show it."""
+    def epoch(self, epoch: Epoch, memory_mib: float) -> None:
+        """Commit an epoch's row, then show it. `memory_mib` is what it took of the device or of the process."""
         row = EpochRow(
             trial_id=self.config.trial_id,
             attempt=self.row.attempt,
@@ -117,34 +170,80 @@ class Recorder:
             **_columns(epoch.metrics, EpochRow),
         )
         self.rows.append(row)
+        self.row = replace(self.row, peak_memory=max(self.row.peak_memory or 0.0, memory_mib))
         self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
         self._board.epoch(row)
 
     def save(self, state: State, *, paused: bool = False) -> None:
         """Keep a checkpoint; `paused` says that the attempt stops here on purpose."""
-        self.checkpoints.save(
-            {**state, "attempt": self.row.attempt, "failures": self.row.failures or 0, "paused": paused}
-        )
+        about = {
+            "attempt": self.row.attempt,
+            "failures": self.row.failures or 0,
+            "paused": paused,
+            "checkpoint_time": self._checkpoint_time + self.checkpoints.seconds,
+        }
+        self.checkpoints.save({**state, **about})
+
+    def save_weights(self, weights: dict[str, Tensor], about: dict[str, str]) -> None:
+        """Keep the best epoch's weights for later commands; `about` says how to use them."""
+        if not self.superseded:
+            self.checkpoints.save_weights(weights, {"attempt": str(self.row.attempt), **about})
 
     def pause(self) -> None:
         """The trial stops at a rung and stays `running`: its row says how far it is."""
-        self.row = replace(self.row, epochs=len(self.rows))
+        self.row = self._with_costs()
         self.store.write_trial(self.row)
-        self._board.close(Status.RUNNING, {})
+        self.close()
+
+    def close(self) -> None:
+        """The attempt ends and the trial goes on in another."""
+        if self._board is not None:
+            self._board.close(Status.RUNNING, {})
 
     def settle(self, status: Status, reason: str | None = None, **known: Any) -> None:
         """The last row of the trial; its checkpoints are no longer needed."""
-        known = _columns(known, TrialRow)
-        self.row = replace(
-            self.row, status=status, reason=reason, epochs=len(self.rows), ended=datetime.now(UTC), **known
-        )
-        self.store.write_trial(self.row)
+        with self._settling:
+            self.row = replace(
+                self._with_costs(), status=status, reason=reason, ended=self._now(), **_columns(known, TrialRow)
+            )
+            self.store.write_trial(self.row)
         if self._board is not None:
             finals = {
                 name: value for name in ("test_top1", "eval_top1") if (value := getattr(self.row, name)) is not None
             }
             self._board.close(status, finals)
-        self.checkpoints.clear()
+        if self.setup.keep != "last" and not self.superseded:
+            self.checkpoints.clear()
+
+    def give_up(self, reason: str) -> None:
+        """Settle the trial for a main thread that hangs, unless it is doing so itself."""
+        if not self._settling.acquire(timeout=LOCK_S) or self.row.status != Status.RUNNING:
+            return
+        self.store.write_trial(replace(self._with_costs(), status=Status.FAILED, reason=reason, ended=self._now()))
+        if self.setup.keep != "last" and not self.superseded:
+            self.checkpoints.clear()
+
+    def _now(self) -> datetime:
+        """The end of the attempt by the monotonic clock: the wall clock may have been set meanwhile."""
+        assert self.row.started is not None
+        return self.row.started + timedelta(seconds=time.monotonic() - self._begun)
+
+    def _with_costs(self) -> TrialRow:
+        """The row with what the epochs so far have cost."""
+        if not self.rows:
+            return self.row
+        return replace(
+            self.row,
+            epochs=len(self.rows),
+            train_time=sum(row.train_time or 0 for row in self.rows),
+            device_hours=self.spent_s / 3600 * device_share(self.setup),
+            # The first epoch warms up.
+            train_samples_per_sec=statistics.median(
+                row.train_samples_per_sec or 0 for row in self.rows[1:] or self.rows
+            ),
+            checkpoint_time=self._checkpoint_time + self.checkpoints.seconds,
+            checkpoint_mib=self.checkpoints.mib or None,
+        )
 
 
 def _columns(values: dict[str, Any], row: type[EpochRow] | type[TrialRow]) -> dict[str, Any]:

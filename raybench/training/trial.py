@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
+import contextlib
+import json
+import logging
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +19,19 @@ from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
 from raybench.results.schema import Status
+from raybench.results.storage import write_atomically
 from raybench.training.batches import PlainImages
-from raybench.training.device import Device, choose_device, driver_version
+from raybench.training.device import Device, choose_device, driver_version, out_of_memory, release_memory
 from raybench.training.ingredients import Ingredients, gather
-from raybench.training.loop import Epoch, Run, evaluate, signed, train
+from raybench.training.limits import Limits
+from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.metrics import names as metric_names
 from raybench.training.preparation import teacher_logits
-from raybench.training.recorder import Recorder, Setup, device_share
+from raybench.training.recorder import Recorder, Setup
 from raybench.training.tasks import Classification, Distillation, Task
+from raybench.training.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,45 +47,77 @@ class Outcome:
     reason: str | None = None
 
 
+class _TooLargeError(Exception):
+    """Memory ran out; with at most `images` in a forward pass it may do."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        super().__init__(images)
+
+
 def run_trial(config: TrialConfig, setup: Setup, cell: str = "", until: int | None = None) -> Outcome:
     """Run a trial to epoch `until` (none: to its end), going on from its last checkpoint where there is one.
 
-    Every fault of the trial itself ends as a row with its reason. Raises ResultsError when the results folder or the
-    cache cannot be written: the trial stays due and its checkpoints stay.
+    A trial that runs out of memory goes on once more, as another attempt, with half the images in a forward pass. Every
+    fault of the trial itself ends as a row with its reason. Raises ResultsError when the results folder or the cache
+    cannot be written: the trial stays due and its checkpoints stay.
     """
+    until = until or config.schedule.epochs
+    try:
+        return _attempt(config, setup, cell, until, None)
+    except _TooLargeError as error:
+        images = error.images
+    # Not before the handler has ended: the error held everything that was allocated.
+    release_memory()
+    return _attempt(config, setup, cell, until, images)
+
+
+def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_batch: int | None) -> Outcome:
     assert setup.results is not None, "a trial needs a results folder; train() runs without one"
     recorder = Recorder(config, cell, setup, setup.results)
-    try:
-        return _run(config, setup, until or config.schedule.epochs, recorder)
-    except ResultsError:
-        raise
-    except RaybenchError as error:
-        reason = str(error)
-    except torch.OutOfMemoryError as error:
-        reason = f"out of GPU memory: {str(error).splitlines()[0]}"
-    except MemoryError:
-        reason = "out of memory"
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        _keep_traceback(recorder)
-    recorder.settle(Status.FAILED, reason)
-    return Outcome(config.trial_id, Status.FAILED, len(recorder.rows), {}, reason)
+    limits = Limits(setup.trial_time_s, setup.stall_s)
+    with _watched(setup, recorder, limits):
+        try:
+            return _run(config, setup, until, recorder, limits, micro_batch)
+        except ResultsError:
+            raise
+        except _TooLargeError:
+            recorder.close()
+            raise
+        except RaybenchError as error:
+            reason = str(error)
+        except Exception as error:
+            if (lack := out_of_memory(error)) is not None:
+                images = recorder.row.micro_batch
+                reason = lack if images is None else f"{lack}, with {images} images in a forward pass"
+            else:
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+                write_atomically(recorder.log, traceback.format_exc().encode())
+        recorder.settle(Status.FAILED, reason)
+    return _outcome(setup, recorder)
 
 
-def _keep_traceback(recorder: Recorder) -> None:
-    folder = recorder.store.folder / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{recorder.config.trial_id}-a{recorder.row.attempt}.txt").write_text(traceback.format_exc())
+def _watched(setup: Setup, recorder: Recorder, limits: Limits) -> contextlib.AbstractContextManager[object]:
+    """A watchdog over a worker of ours; nothing over a plain call."""
+    if not setup.guarded:
+        return contextlib.nullcontext()
+    # The file must be one of this machine, wherever the results lie.
+    folder = recorder.log.parent if isinstance(recorder.log, Path) else Path(tempfile.gettempdir())
+    return Watchdog(limits, folder / f"{recorder.log.stem}-stack.txt", recorder.give_up)
 
 
-def _run(config: TrialConfig, setup: Setup, until: int, recorder: Recorder) -> Outcome:
-    begun = time.monotonic()
+def _run(
+    config: TrialConfig, setup: Setup, until: int, recorder: Recorder, limits: Limits, micro_batch: int | None
+) -> Outcome:
     torch.set_num_threads(setup.threads)
     device = choose_device(config.precision, setup.gpu)
     device.reset_peak_memory()
+    device.limit_memory(setup.memory_mib)
+    if device.device.type == "cpu":
+        limits.memory_mib = setup.memory_mib
     ingredients = gather(config, setup, device)
     task, about_teacher = make_task(config, setup, ingredients, device)
-    run = Run(config, task, ingredients.training, ingredients.validation, device)
+    run = Run(config, task, ingredients.training, ingredients.validation, device, micro_batch, limits.check)
     # The draws of training (dropout) start from the seed, whatever a teacher or a cache drew before.
     torch.manual_seed(config.seed)
     if (state := recorder.resume()) is not None:
@@ -89,76 +130,86 @@ def _run(config: TrialConfig, setup: Setup, until: int, recorder: Recorder) -> O
         gmacs=_macs(ingredients) / 1e9,
         dataset_variant=ingredients.data.variant,
         dataset_fingerprint=ingredients.data.fingerprint,
+        micro_batch=run.micro_batch,
+        deviation=run.deviation,
         **about_teacher,
     )
-    peak = device.memory_mib()
+    if micro_batch is not None:
+        # Whoever goes on after the next fault halves at the same epoch.
+        recorder.save(run.state())
+    limits.begin(recorder.spent_s)
+    try:
+        return _train(run, setup, until, recorder, limits, ingredients)
+    except Exception as error:
+        if out_of_memory(error) is None or run.halved is None:
+            raise
+        logger.warning(f"trial {config.trial_id}: {out_of_memory(error)}; again with {run.halved} images at a time")
+        raise _TooLargeError(run.halved) from None
+
+
+def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limits, ingredients: Ingredients) -> Outcome:
     fault: str | None = None
 
     def after_epoch(run: Run, epoch: Epoch) -> bool:
-        nonlocal peak, fault
+        nonlocal fault
+        limits.rest()
         fault = epoch.fault
-        peak = max(peak, device.memory_mib())
-        recorder.epoch(epoch)
-        if epoch.finite and run.epoch < until and recorder.checkpoints.due():
+        recorder.epoch(epoch, run.device.memory_mib())
+        if epoch.finite and run.epoch < until and recorder.checkpoints.due(run.epoch):
             recorder.save(run.state())
-        through = run.epoch >= config.schedule.epochs
-        return through or setup.trial_time_s is None or time.monotonic() - begun < setup.trial_time_s
+        return True
 
-    went = train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch)
-    if went:
-        return _conclude(run, setup, recorder, ingredients, device, peak)
-    status = Status.DIVERGED if fault else Status.FAILED
-    return _settle(run, setup, recorder, peak, status, fault or f"timeout: longer than {setup.trial_time_s:g} s")
+    if not train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch):
+        recorder.settle(Status.DIVERGED, fault)
+    elif run.epoch < run.config.schedule.epochs:
+        recorder.save(run.state(), paused=True)
+        recorder.pause()
+    elif not run.best_weights:
+        recorder.settle(Status.DIVERGED, f"{setup.metric} was never a number")
+    else:
+        _conclude(run, setup, recorder, limits, ingredients)
+    return _outcome(setup, recorder)
 
 
 def _macs(ingredients: Ingredients) -> int:
     return count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
 
 
-def _conclude(
-    run: Run, setup: Setup, recorder: Recorder, ingredients: Ingredients, device: Device, peak: float
-) -> Outcome:
-    """The end of what went well: a pause, or the best epoch's one look at the test set."""
-    if run.epoch < run.config.schedule.epochs:
-        recorder.save(run.state(), paused=True)
-        recorder.pause()
-        return _outcome(run, setup, recorder, Status.RUNNING)
-    if not run.best_weights:
-        return _settle(run, setup, recorder, peak, Status.DIVERGED, f"{setup.metric} was never a number")
+def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, ingredients: Ingredients) -> None:
+    """The end of what went well: the best epoch's one look at the test set."""
+    if setup.keep == "last":
+        recorder.save(run.state())
     run.use_best()
-    images = PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device)
-    device.synchronise()
+    images = PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, run.device.device)
+    run.device.synchronise()
     start = time.perf_counter()
-    test = evaluate(run.task, images, device)
+    test = run.evaluate(images)
     speed = len(images.labels) / (time.perf_counter() - start)
+    limits.rest()
+    if setup.keep == "best":
+        recorder.save_weights(run.best_weights, _about_weights(run, ingredients))
     best = recorder.rows[run.best_epoch - 1]
     known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()}
     known |= {"best_epoch": run.best_epoch, **{name: best.value(name) for name in metric_names("eval")}}
-    return _settle(run, setup, recorder, peak, Status.COMPLETE, None, infer_samples_per_sec=speed, **known)
+    recorder.settle(Status.COMPLETE, infer_samples_per_sec=speed, **known)
 
 
-def _settle(
-    run: Run, setup: Setup, recorder: Recorder, peak: float, status: Status, reason: str | None, **known: Any
-) -> Outcome:
-    rows = recorder.rows
-    train_time = sum(row.train_time or 0 for row in rows)
-    eval_time = sum(row.eval_time or 0 for row in rows)
-    recorder.settle(
-        status,
-        reason,
-        train_time=train_time,
-        device_hours=(train_time + eval_time) / 3600 * device_share(setup),
-        peak_memory=peak,
-        # The first epoch warms up.
-        train_samples_per_sec=statistics.median(row.train_samples_per_sec or 0 for row in rows[1:] or rows),
-        **known,
-    )
-    return _outcome(run, setup, recorder, status, reason)
+def _about_weights(run: Run, ingredients: Ingredients) -> dict[str, str]:
+    """What one must know to use the best epoch's weights."""
+    built = ingredients.built
+    about = {"mean": built.mean, "std": built.std, "image_size": built.image_size, "classes": ingredients.data.classes}
+    return {
+        "trial_id": run.config.trial_id,
+        "config": run.config.model_dump_json(),
+        "epoch": str(run.best_epoch),
+        **{name: json.dumps(value) for name, value in about.items()},
+    }
 
 
-def _outcome(run: Run, setup: Setup, recorder: Recorder, status: Status, reason: str | None = None) -> Outcome:
+def _outcome(setup: Setup, recorder: Recorder) -> Outcome:
     scores = {row.epoch: row.value(setup.metric) for row in recorder.rows}
-    return Outcome(run.config.trial_id, status, run.epoch, scores, reason)
+    row = recorder.row
+    return Outcome(row.trial_id, row.status, len(recorder.rows), scores, row.reason)
 
 
 def make_task(

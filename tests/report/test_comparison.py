@@ -215,3 +215,42 @@ def test_false_better_rate_without_an_effect() -> None:
     # Half of 5 % on either side; 3.3 standard errors of a share of 0.025 in 500.
     assert verdicts.count("better") / 500 == pytest.approx(0.025, abs=0.023)
     assert verdicts.count("worse") / 500 == pytest.approx(0.025, abs=0.023)
+
+
+@pytest.mark.scenario(8)
+def test_a_trial_whose_maths_departs_is_counted_and_compared_to_none() -> None:
+    rows = rows_of({0.0: [70.0, 71.0, 72.0], 0.5: [72.0, 73.1, 74.0]})
+    why = "batch normalisation over 16 instead of 32 images"
+    rows[4] |= {"deviation": why, "test_top1": 99.0, "eval_top1": 99.0}
+    base, result = compare([cell(0.0), cell(0.5)], frame(rows))
+    assert [seed for seed, _ in result.by_seed] == [0, 2]
+    assert result.test is not None
+    assert result.test.mean == pytest.approx((71 + 73) / 2)
+    assert result.difference is not None
+    assert (result.difference.n, result.difference.verdict) == (2, "too few seeds")
+    assert result.counts == Counts(complete=2, deviating=1)
+    assert result.left_out == {trial(0.5, 0.1, 1).trial_id: why}
+    assert (base.counts, base.left_out) == (Counts(complete=3), {})
+
+
+def test_a_setting_with_such_a_trial_is_not_preferred_to_a_whole_one() -> None:
+    rows = rows_of({0.0: [99.0, 99.0, 99.0]}, lr=0.2) + rows_of({0.0: [50.0, 50.0, 50.0]}, lr=0.1)
+    rows[0]["deviation"] = "other maths"
+    (result,) = compare([cell(0.0, lrs=(0.2, 0.1))], frame(rows))
+    assert result.tuned == {"optimizer.lr": 0.1}
+    assert result.counts == Counts(complete=5, deviating=1)
+
+
+@pytest.mark.scenario(27)
+def test_a_metric_that_rows_lack_is_blank() -> None:
+    # Rows of an earlier version have no such column at all, others no value.
+    rows = rows_of({0.0: [70.0, 71.0, 72.0], 0.5: [72.0, 73.1, 74.0]})
+    for entry in rows[:3]:
+        entry["test_top3"] = 90.0
+    base, result = compare([cell(0.0), cell(0.5)], frame(rows), test_metric="test_top3")
+    assert base.test is not None
+    assert base.test.mean == 90.0
+    assert (result.test, result.difference, result.by_seed) == (None, None, ())
+    assert result.validation is not None
+    (none, _) = compare([cell(0.0), cell(0.5)], frame(rows), test_metric="test_top9")
+    assert (none.test, none.counts.complete) == (None, 3)

@@ -240,3 +240,20 @@ def test_rows_of_different_code_are_noted(commits: list[tuple[str | None, bool |
     if note is not None:
         assert f"code: the trials compared were made by different commits: {note}." in text
         assert note.split(" (")[0] in comparison_markdown(results, "t")
+
+
+@pytest.mark.scenario(8)
+def test_trials_of_other_maths_are_left_out_and_said() -> None:
+    cell, why = case_cell(0.0, "", 500), "batch normalisation over 16 instead of 32 images"
+    rows = [
+        {"trial_id": trial.trial_id, "status": "complete", "eval_top1": 70.0 + seed, "test_top1": 70.0 + seed}
+        for seed, trial in enumerate(cell.settings[0].trials)
+    ]
+    deviations = [why, None, None]
+    found = compare([cell], pl.DataFrame(rows).with_columns(pl.Series("deviation", deviations)))
+    text = "\n".join(comparison_lines(found, "reversed", width=300))
+    assert "71.5 ± 0.7 (2)" in text
+    assert "1 deviating of 3" in text
+    note = f"left out: 1 complete trial that ran out of memory and whose maths is another since ({why})."
+    assert note in " ".join(text.split())
+    assert note in comparison_markdown(found, "reversed")

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from raybench.config.trial import TrialConfig
 from raybench.training.cost import TRIAL_OVERHEAD_S, Estimator, Speed
 from raybench.training.preparation import TeacherWanted, ensure_teacher
 from raybench.training.recorder import Setup
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No teachers of other tests, but the decoded data of all of them."""
-    torch.set_num_threads(1)
-    (cache_folder / "data").mkdir(exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "data").symlink_to(cache_folder / "data")
-    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def config(train: int = 200, epochs: int = 10, prepare: str = "finetune", **more: Any) -> TrialConfig:

@@ -27,12 +27,6 @@ EPOCHS = 4
 N, VAL = 50, 20
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Threads only hinder tensors this small."""
-    torch.set_num_threads(1)
-
-
 class Net(nn.Module):
     """Small, with everything that has a state: batch statistics and dropout."""
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from raybench.config.trial import TrialConfig
 from raybench.results.store import Store
 from raybench.training import metrics
 from raybench.training.recorder import Setup
 from raybench.training.trial import run_trial
 
+if TYPE_CHECKING:
+    from conftest import Digits  # type: ignore[import-not-found]
 
-def test_an_entry_more_is_a_column_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_an_entry_more_is_a_column_more(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(metrics.SUMS, "top3", metrics.top(3))
-    config = TrialConfig.model_validate(
-        {
-            "dataset": {"name": "digits", "train_size": 40, "val_size": 60},
-            "model": {"name": "resnet8"},
-            "schedule": {"epochs": 1},
-        }
-    )
+    config = digits.trial(schedule__epochs=1)
     outcome = run_trial(config, Setup(results=tmp_path, metric="eval_top3"))
     assert outcome.reason is None
     store = Store(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,14 +44,7 @@ VAL = 900
 """So that 397 of the digits' 1,297 training images are left."""
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No teachers of other tests, but the decoded data of all of them."""
-    torch.set_num_threads(1)
-    (cache_folder / "data").mkdir(exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "data").symlink_to(cache_folder / "data")
-    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def config(prepare: str = "finetune", teacher: dict[str, Any] | None = None, **dataset: Any) -> TrialConfig:
@@ -95,6 +89,13 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{run.config.model.name} is trained again")
 
     monkeypatch.setattr(Run, "train_epoch", refuse)
+
+
+def test_a_worker_of_ours_is_watched_while_it_prepares() -> None:
+    before = threading.active_count()
+    record = prepare_teacher(config("none"), replace(SETUP, guarded=True), 50)
+    assert record == ensure_teacher(config("none"), SETUP)
+    assert threading.active_count() == before
 
 
 def test_none_leaves_a_fresh_head_near_chance() -> None:

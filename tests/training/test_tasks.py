@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -12,12 +11,6 @@ from raybench.training.batches import Batch
 from raybench.training.tasks import CachedTeacher, Classification, Distillation
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Threads only hinder tensors this small."""
-    torch.set_num_threads(1)
 
 
 def resnet(seed: int = 0) -> BuiltModel:
