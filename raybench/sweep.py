@@ -39,7 +39,7 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
         "--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, else ./data)"
     )
     parse.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="ROOT", help="folder of the sweeps' folders"
+        "--results", default="results", metavar="ROOT", help="folder of the sweeps' folders, or s3://BUCKET/PREFIX"
     )
     parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")
     parse.add_argument("--seeds", type=seed_count, metavar="N", help="seeds 0 … N-1")

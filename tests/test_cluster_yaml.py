@@ -73,6 +73,7 @@ def test_ray_refuses_a_mistake(
         check_with_ray(mistaken)
 
 
+@pytest.mark.scenario(29)
 def test_names_and_addresses_hold_nothing_a_shell_would_read(cluster: Cluster) -> None:
     # Ray puts them into command lines and file names. Its schema lets any key and any text of `provider` pass.
     assert set(cluster["provider"]) == {"type", "head_ip", "worker_ips"}

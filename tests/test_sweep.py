@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from raybench.__main__ import main as raybench
 REPOSITORY = Path(__file__).parents[1]
 
 
-def imported_by(*arguments: str) -> tuple[set[str], str]:
-    """Top-level packages that a command imported, and what it printed."""
+def imported_by(*arguments: str) -> tuple[set[str], str, str]:
+    """Top-level packages that a command imported, what it printed, and what it said on stderr."""
     script = (
         "import sys, raybench.sweep as s\n"
         "try:\n    s.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
@@ -33,18 +34,18 @@ def imported_by(*arguments: str) -> tuple[set[str], str]:
         check=True,
     )
     printed, _, names = done.stdout.partition("\0")
-    return set(names.split()), printed
+    return set(names.split()), printed, done.stderr
 
 
 @pytest.mark.parametrize("argument", ["--help", "--list"])
 def test_help_and_list_import_nothing_heavy(argument: str) -> None:
-    names, printed = imported_by(argument)
+    names, printed, _ = imported_by(argument)
     assert "deit_reverse" in printed or "usage:" in printed
     assert not names & {"torch", "ray", "timm", "torchvision", "scipy", "matplotlib", "sklearn", "polars", "pyarrow"}
 
 
 def test_a_dry_run_does_without_ray(tmp_path: Path) -> None:
-    names, printed = imported_by("deit_reverse", "--preset", "quick", "--dry-run", "--results", str(tmp_path))
+    names, printed, _ = imported_by("deit_reverse", "--preset", "quick", "--dry-run", "--results", str(tmp_path))
     assert "10 cells (alpha x type x train_size) x 2 settings of lr x 3 seeds = 60 trials, 0 settled" in printed
     assert "student resnet8 75 k, teacher vit_micro_patch2_8 202 k parameters" in printed
     assert "3 seeds show a difference of about 3.3 standard deviations" in printed
@@ -58,6 +59,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@pytest.mark.scenario(22)
 def test_all_errors_come_together(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     overrides = [
         "distillation.alpa=0.5",
@@ -79,29 +81,95 @@ def test_all_errors_come_together(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.scenario(24)
 def test_a_train_size_beyond_the_data_names_both_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, said = run(
         capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), "dataset.train_size=99999"
     )
     assert code == 2
-    assert "99999" in said
-    assert "1297" in said
+    assert said.startswith("1 error, nothing started:\n  command line: dataset.train_size = 99999: ")
+    assert "the training set has 1297; train_size may be at most 1097 with this val_size" in said
+    assert list(tmp_path.iterdir()) == []  # no folder either
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "deit_revers", "a b", "x.yaml", ""])
-def test_names_that_are_no_sweeps(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    code, said = run(capsys, name, "--preset", "quick")
+@pytest.mark.scenario(29)
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/passwd", "x/../y", "a b", "a;ls", "$(ls)", "`ls`", "a\nb", ".", "..", "-", "x.yaml", "", "a" * 101],
+)
+def test_names_that_are_no_sweeps(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run(capsys, "--preset", "quick", "--results", "results", "--", name)
     assert code == 2
-    assert said.startswith("1 error, nothing started:")
+    assert said.startswith("1 error, nothing started:\n  command line: ")
+    assert len(said.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "results"
-    file.write_text("in the way")
-    code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(file))
+@pytest.mark.scenario(22)
+@pytest.mark.parametrize(
+    ("name", "override", "nearest"),
+    [
+        ("deit_revers", "seeds=[0]", '"deit_revers": unknown sweep; nearest: deit_reverse.'),
+        ("deit_reverse", "model.name=resnet21", "nearest: resnet32, resnet26, resnet20"),
+        ("deit_reverse", "distillation.teacher.name=vit_micro_patch2", "nearest: vit_micro_patch2_8"),
+        ("deit_reverse", "dataset.name=cifar", "nearest: cifar10, cifar100"),
+        ("deit_reverse", "metric.name=eval_topl", "nearest: eval_top5, eval_top1"),
+        ("deit_reverse", "factors.model.name=[resnet8, resmet20]", "nearest: resnet20"),
+        ("deit_reverse", "optimizer.name=adamww", "did you mean adamw?"),
+    ],
+)
+def test_unknown_names_have_their_nearest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, override: str, nearest: str
+) -> None:
+    code, said = run(capsys, name, "--preset", "quick", "--results", str(tmp_path), override)
     assert code == 2
+    assert said.startswith("1 error, nothing started:\n  command line: ")
+    assert nearest in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A file system on which nothing can be written, whoever asks; or a skip."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def refused_before_ray(results: Path) -> str:
+    """stderr of a command that must refuse its results folder before it imports ray."""
+    names, printed, said = imported_by("deit_reverse", "--preset", "quick", "--results", str(results))
+    assert "ray" not in names
+    assert printed == ""
+    assert said.startswith("error: ")
     assert "--results" in said
+    return said
+
+
+@pytest.mark.scenario(18)
+@pytest.mark.parametrize("below", ["", "deep/er", "deit_reverse"])
+def test_a_file_where_results_are_to_lie(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "results"
+    if below == "deit_reverse":
+        file.mkdir()
+        file /= below
+    file.write_text("in the way")
+    said = refused_before_ray(tmp_path / "results" / (below if below == "deep/er" else ""))
+    assert f"{file} is a file" in said or f"{file}/" in said
     assert file.read_text() == "in the way"
+
+
+@pytest.mark.scenario(18)
+def test_results_on_a_file_system_that_cannot_be_written(read_only: Path) -> None:
+    assert str(read_only) in refused_before_ray(read_only)
+    assert "Read-only file system" in refused_before_ray(read_only / "deep" / "er")
 
 
 def test_data_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -118,7 +186,7 @@ def test_data_that_are_not_there(capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_more_than_the_machine_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, said = run(capsys, "deit_reverse", "--preset", "quick", "--results", str(tmp_path), "resources.cpu=9999")
     assert code == 2
-    assert "resources.cpu = 9999" in said
+    assert "command line: resources.cpu = 9999: this machine has " in said
 
 
 def test_a_long_plan_is_not_started_without_yes(
@@ -129,7 +197,7 @@ def test_a_long_plan_is_not_started_without_yes(
     captured = capsys.readouterr()
     assert code == 2
     assert "more than one device-hour is not started without --yes" in captured.err
-    assert not (tmp_path / "deit_reverse" / "manifest.json").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path) -> None:

@@ -6,12 +6,20 @@ import os
 from dataclasses import dataclass
 
 from raybench.commands.sweeping import Sweep
-from raybench.config.plan import short_key
+from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
+from raybench.config.plan import make_plan, short_key
 from raybench.config.trial import get
+from raybench.errors import RaybenchError
 from raybench.report.progress import seconds_text
 from raybench.report.statistics import detectable_difference
+from raybench.results.storage import read
+from raybench.search.search import Search
 from raybench.training.cost import START_S, Estimator
 from raybench.training.recorder import device_share
+
+CHANGES_SHOWN = 8
+CAUSES_SHOWN = 3
+FILES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,58 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
         lines.append(f"      {_detectable(sweep)}")
     if config.assumed and config.preset == "paper":
         lines.append("assumed, since the source leaves it open: " + "; ".join(config.assumed))
-    return lines
+    return lines + _changed(sweep) + _unreadable(sweep)
+
+
+def _unreadable(sweep: Sweep) -> list[str]:
+    """Files of results whose rows are not counted as settled."""
+    files = sweep.store.skipped
+    more = [f"… and {len(files) - FILES_SHOWN} more"] if len(files) > FILES_SHOWN else []
+    return [f"left out: {line}" for line in [*files[:FILES_SHOWN], *more]]
+
+
+def _changed(sweep: Sweep) -> list[str]:
+    """What is to run that the last run in this folder was not, and whose settled trials it cannot use."""
+    path = sweep.folder / "sweep.yaml"
+    try:
+        before = read_resolved(read(path))
+        found = changes(before, sweep.config)
+        if not found:
+            return []
+        plan = make_plan(before)
+        planned = Search(plan, sweep.outcomes, sweep.folder, 1).cells()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, RaybenchError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [f"changed since the last run here: not known, since {path} is not readable as a sweep ({why})"]
+    ids = {trial.trial_id for cell in planned for setting in cell.settings for trial in setting.trials}
+    unused = sum(sweep.outcomes.settled(trial_id) for trial_id in ids - sweep.trial_ids())
+    shown = [str(change) for change in found[:CHANGES_SHOWN]]
+    more = f" and {len(found) - CHANGES_SHOWN} more" if len(found) > CHANGES_SHOWN else ""
+    causes = [change for change in found if makes_other_trials(change, plan)]
+    return [f"changed since the last run here: {', '.join(shown)}{more}{_unused(unused, found, causes)}"]
+
+
+def _unused(unused: int, found: list[Change], causes: list[Change]) -> str:
+    if not causes:
+        if not unused:
+            return ""
+        return (
+            f" ({unused} settled trial{'s' if unused != 1 else ''} of that run {_are(unused)} in no table of this one)"
+        )
+    keys = [cause.key for cause in causes]
+    if found[0].key == "preset":
+        keys = ["the preset"]
+    elif len(keys) > CAUSES_SHOWN:
+        keys[CAUSES_SHOWN:] = [f"{len(keys) - CAUSES_SHOWN} more"]
+    who = f"{' and '.join(filter(None, (', '.join(keys[:-1]), keys[-1])))} make{'s' if len(keys) == 1 else ''}"
+    lost = f": {unused} settled one{'s' if unused != 1 else ''} {_are(unused)} not used" if unused else ""
+    return f" ({who} other trials{lost})"
+
+
+def _are(count: int) -> str:
+    return "are" if count != 1 else "is"
 
 
 def _data(sweep: Sweep) -> str:

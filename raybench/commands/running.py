@@ -25,6 +25,7 @@ from raybench.search.search import Search, taught
 
 if TYPE_CHECKING:
     from raybench.cluster.driver import Stop
+    from raybench.cluster.guard import Guard
     from raybench.commands.plan_text import Estimate
     from raybench.distillation.teacher import TeacherRecord
 
@@ -48,17 +49,31 @@ def run_sweep(
 
     configure(sweep.address)  # before anything imports ray
     from raybench.cluster.driver import Stop
+    from raybench.cluster.guard import Guard
 
-    stop = Stop(time_budget_s)
+    lock = SweepLock(sweep.folder)
+    stop = Stop(time_budget_s, still_ours=lock.check)
     # To the last word: a signal while the table is drawn leaves no half-written end.
-    with SweepLock(sweep.folder), stop.installed():
+    with lock, stop.installed():
+        # What an earlier run left when it was cut off, so that parts never pile up.
+        sweep.store.compact()
         content = sweep.config.model_dump(mode="json", exclude={"places"})
         resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
         about = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
         write_manifest(sweep.folder, **about, ended=None, exit_code=None)
         progress = _progress(sweep, estimate)
-        end = _drive(sweep, progress, stop, verbose)
+
+        def last_words(reason: str) -> int:
+            """From the guard's thread, when the main thread is caught in Ray."""
+            progress.close()
+            end = End(signal=stop.number) if stop.number is not None else End(fault=reason)
+            code = _say_stopped(sweep, command, end, progress)
+            write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code)
+            return code
+
+        with Guard(stop, last_words, local=sweep.address is None) as guard:
+            end = _drive(sweep, progress, stop, guard, verbose)
         if end == End():
             sweep.store.compact()
         code = _finish(sweep, command, end, progress)
@@ -68,14 +83,14 @@ def run_sweep(
     return code
 
 
-def _drive(sweep: Sweep, progress: Progress, stop: Stop, verbose: bool) -> End:
+def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: bool) -> End:
     """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
     from raybench.cluster.driver import Stopped, prepare, run, slots
     from raybench.cluster.session import session
 
     begun = False
     try:
-        with session(sweep.address, verbose) as resources, progress:
+        with session(sweep.address, verbose, guard) as resources, progress:
             stop.check()
             with stop.installed():  # Ray has put its own handlers in place by now
                 width = slots(sweep.plan, resources, sweep.max_concurrent)
@@ -83,7 +98,8 @@ def _drive(sweep: Sweep, progress: Progress, stop: Stop, verbose: bool) -> End:
                 search = sweep.search(width)
                 progress.width = width
                 watch = Watch(sweep, progress, search)
-                prepare(sweep.teachers(sweep.due_trials()), sweep.setup, stop, watch)
+                wanted = sweep.teachers(sweep.due_trials())
+                prepare(wanted, sweep.setup, stop, watch, local=sweep.address is None)
                 run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=watch, verbose=verbose)
     except Stopped as error:
         return End(signal=error.number, out_of_time=error.number is None)
@@ -115,19 +131,23 @@ def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
 
 
 def _finish(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
+    code = 0
+    if end.signal is None:
+        sweep.outcomes = read_outcomes(sweep.store, sweep.config)
+        show_results(sweep)
+        code = trouble(sweep)
+    return code if end == End() else _say_stopped(sweep, command, end, progress)
+
+
+def _say_stopped(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
+    """Why the run ended before all was done, where its trials are, and how to go on; the exit code."""
+    saved = _saved(sweep, progress)
     if end.signal is not None:
-        sweep.say(f"stopping: {_saved(sweep, progress)}. Go on with:  {command}")
+        sweep.say(f"stopping: {saved}. Go on with:  {command}")
         return 128 + end.signal
-    sweep.outcomes = read_outcomes(sweep.store, sweep.config)
-    show_results(sweep)
-    code = trouble(sweep)
-    if end.out_of_time:
-        sweep.say(f"time budget spent, {_saved(sweep, progress)}. Go on with:  {command}")
-        return EXIT_TROUBLE
-    if end.fault is not None:
-        sweep.say(f"stopped: {end.fault}. Go on with:  {command}")
-        return EXIT_TROUBLE
-    return code
+    what = "time budget spent" if end.out_of_time else f"stopped: {end.fault}"
+    sweep.say(f"{what}; {saved}. Go on with:  {command}")
+    return EXIT_TROUBLE
 
 
 def _saved(sweep: Sweep, progress: Progress) -> str:

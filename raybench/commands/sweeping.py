@@ -14,10 +14,11 @@ from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
-from raybench.errors import ConfigError
+from raybench.errors import ConfigError, ResultsError
 from raybench.report.comparison import CellResult, compare
 from raybench.results.manifest import environment
 from raybench.results.schema import Status
+from raybench.results.storage import Folder, check_writable, folder_at
 from raybench.results.store import Store
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.search import Search, taught
@@ -72,7 +73,20 @@ def _fits_here(config: SweepConfig, strict: bool) -> None:
                 f"resources.gpu = {wanted.gpu:g}: this machine has {found} (resources.gpu=0 trains on the CPU)"
             )
     if faults and strict:
-        raise ConfigError([f"{config.places.get('resources', config.name)}: {fault}" for fault in faults])
+        raise ConfigError([f"{config.places.get(fault.split()[0], config.name)}: {fault}" for fault in faults])
+
+
+def _check_writable(store: Store) -> None:
+    """Raises ResultsError when no rows could be written here. Makes no folder: other faults may come out after this."""
+    if not isinstance(store.folder, Path) or os.path.exists(store.folder):  # noqa: PTH110 - Path's raises where it may not look
+        store.check_writable()
+        return
+    place = next(folder for folder in store.folder.parents if os.path.exists(folder))  # noqa: PTH110
+    if not place.is_dir():
+        raise ResultsError(
+            f"{place} is a file, where the folder of the results is to be; move it, or give --results ROOT"
+        )
+    check_writable(place)
 
 
 @dataclass
@@ -84,7 +98,7 @@ class Sweep:
     plan: Plan
     checked: Checked
     store: Store
-    folder: Path
+    folder: Folder
     setup: Setup
     outcomes: Outcomes
     address: str | None
@@ -99,23 +113,26 @@ class Sweep:
         preset: str,
         overrides: Sequence[str],
         options: dict[str, Any],
-        results: Path,
+        results: str,
         data_root: Path | None,
         address: str | None = None,
         max_concurrent: int | None = None,
         rerun: Sequence[str] = (),
         dry_run: bool = False,
     ) -> Sweep:
-        """Read, check and plan. Raises RaybenchError with everything that is wrong; nothing has started then."""
+        """Read, check and plan. Raises RaybenchError with everything that is wrong; nothing has started then.
+
+        `results` is the folder, or the address in an object store, of the sweeps' folders.
+        """
         chosen, why = choose_preset(preset, address)
         config = load_sweep(name, chosen, overrides, options, unknown_name)
         if address is None:
             _fits_here(config, strict=not dry_run)
         plan = make_plan(config)
-        folder = (results / config.name).expanduser().absolute()
+        folder = folder_at(results) / config.name
         store = Store(folder)
         if not dry_run:
-            store.check_writable()
+            _check_writable(store)
         # torch comes with these, seconds after everything that can be said without it has been said.
         from raybench.training.preflight import check
         from raybench.training.recorder import Setup
@@ -132,6 +149,11 @@ class Sweep:
             cpu=config.resources.cpu,
             gpu=config.resources.gpu,
             trial_time_s=config.limits.trial_time_s,
+            memory_mib=config.limits.memory_mib,
+            stall_s=config.limits.stall_s,
+            checkpoint_every_s=config.checkpoints.every_s,
+            checkpoint_every_epochs=config.checkpoints.every_epochs,
+            keep=config.checkpoints.keep,
             env=dict(environment()),
         )
         sweep = cls(
@@ -304,7 +326,7 @@ class Sweep:
 
 
 def read_outcomes(store: Store, config: SweepConfig) -> Outcomes:
-    """What the rows say of every trial, scores signed so that larger is better."""
+    """What the rows say of every trial, scores signed so that larger is better. An unknown status settles nothing."""
     sign = 1.0 if config.metric.mode == "max" else -1.0
     scores: dict[str, dict[int, float]] = {}
     epochs = store.epochs()
@@ -312,4 +334,5 @@ def read_outcomes(store: Store, config: SweepConfig) -> Outcomes:
         for trial_id, epoch, value in epochs.select("trial_id", "epoch", config.metric.name).iter_rows():
             scores.setdefault(trial_id, {})[epoch] = sign * value if value is not None else float("-inf")
     rows = store.trials().select("trial_id", "status").iter_rows()
-    return Outcomes({trial_id: Known(Status(status), scores.get(trial_id, {})) for trial_id, status in rows})
+    known = {trial_id: Status(status) for trial_id, status in rows if status in {*Status}}
+    return Outcomes({trial_id: Known(status, scores.get(trial_id, {})) for trial_id, status in known.items()})

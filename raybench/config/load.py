@@ -238,7 +238,7 @@ class _Places:
         """Dotted key -> place, of every key that is set somewhere."""
         found = {key: self.of("base", key) for key in trial_keys() if _has(base, key)}
         found |= {key: self.of(kind, key) for kind, named in axes.items() for key in named}
-        return found | {"metric.name": self.top("metric.name")}
+        return found | {key: self.top(key) for key in ("metric.name", "resources.cpu", "resources.gpu")}
 
     def _in_file(self, path: Sequence[str]) -> str:
         in_preset = ("presets", self.preset, *path)

@@ -127,8 +127,15 @@ def _impatient() -> Iterator[None]:
 
 def _decode_parquet(pair: tuple[Path, ...], classes: tuple[str, ...]) -> Decoded:
     train, test = (parquet.read(path, SHAPE, classes) for path in pair)
-    said = variant({"train": train, "test": test})
+    said = variant({"train": train, "test": test}) + _without(train, test)
     return Decoded(train.images, train.labels, test.images, test.labels, variant=said)
+
+
+def _without(train: ImageTable, test: ImageTable) -> str:
+    """What a reader of the rows must know of images that were left out."""
+    lost = {"training": train.corrupt, "test": test.corrupt}
+    said = " and ".join(f"{count} {part}" for part, count in lost.items() if count)
+    return f" without {said} image{'s' if sum(lost.values()) != 1 else ''} (corrupt)" if said else ""
 
 
 def variant(tables: dict[str, ImageTable]) -> str:

@@ -58,7 +58,7 @@ class ImageData:
     """Of each channel over the training images, pixels in [0, 1]."""
     std: tuple[float, ...]
     variant: str
-    """`official`, `subset of official`, `own split`, `embedded` or `unverified`.
+    """`official`, `subset of official`, `own split`, `embedded` or `unverified`, and how many images were left out.
 
     Only `official` is the data of published numbers."""
     fingerprint: str

@@ -76,6 +76,7 @@ def test_question_lines_and_places(tmp_path: Path) -> None:
     assert read_document(written(tmp_path, "seeds: [0]\n")).question == ""
 
 
+@pytest.mark.scenario(21)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -124,6 +125,7 @@ def test_faults_are_one_line_with_a_place(tmp_path: Path, text: str | bytes, sai
     assert "\n" not in told
 
 
+@pytest.mark.scenario(21)
 def test_a_yaml_bomb_is_refused_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
@@ -142,6 +144,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert "cannot be read: No such file or directory" in problem(tmp_path / "absent.yaml")
 
 
+@pytest.mark.scenario(29)
 @pytest.mark.parametrize(
     "name",
     [

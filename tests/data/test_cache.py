@@ -159,7 +159,7 @@ def test_a_killed_process_blocks_nobody(own_cache: Path, tmp_path: Path) -> None
     log = tmp_path / "log"
     (hanging,) = processes(own_cache, log, seconds=600, count=1)
     deadline = time.monotonic() + 60
-    while not log.exists() and time.monotonic() < deadline:
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     hanging.send_signal(signal.SIGKILL)
     hanging.communicate(timeout=60)

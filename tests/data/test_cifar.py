@@ -25,15 +25,18 @@ from raybench.data.parquet import ImageTable
 from raybench.errors import DataError
 
 BOTH = [cifar10.CIFAR, cifar100.CIFAR]
-ROWS = {"train": 12, "test": 6}
+ROWS = {"train": 120, "test": 100}
 
 
-def generated(part: str) -> tuple[Any, list[int]]:
+def generated(part: str, classes: int) -> tuple[Any, list[int]]:
     """Noise images uint8 (N, 32, 32, 3) and labels 0, 1, 2, ..."""
     rows = ROWS[part]
-    return np.random.default_rng(rows).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8), [
-        i % 10 for i in range(rows)
-    ]
+    images = np.random.default_rng(rows).integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)
+    return images, [row % classes for row in range(rows)]
+
+
+def classes_of(name: str) -> int:
+    return {"cifar10": 10, "cifar100": 100}[name]
 
 
 def png(image: Any) -> bytes:
@@ -42,10 +45,12 @@ def png(image: Any) -> bytes:
     return file.getvalue()
 
 
-def write_parquet(root: Path, name: str, parts: tuple[str, ...] = ("train", "test")) -> None:
+def write_parquet(root: Path, name: str, parts: tuple[str, ...] = ("train", "test"), corrupt: int = 0) -> None:
+    """The first `corrupt` images of each part are cut short."""
     for part in parts:
-        images, labels = generated(part)
-        columns = {"image": [png(i) for i in images], "label": labels, "official_index": list(range(len(labels)))}
+        images, labels = generated(part, classes_of(name))
+        encoded = [png(image)[: 100 if row < corrupt else None] for row, image in enumerate(images)]
+        columns = {"image": encoded, "label": labels, "official_index": list(range(len(labels)))}
         pq.write_table(pa.table(columns), root / f"{name}_{part}.parquet")
 
 
@@ -62,7 +67,7 @@ def write_torchvision(root: Path, cifar: Cifar, monkeypatch: pytest.MonkeyPatch)
     folder.mkdir(parents=True)
     key = "labels" if cifar.name == "cifar10" else "fine_labels"
     for part, files in (("train", data_set.train_list), ("test", data_set.test_list)):
-        images, labels = generated(part)
+        images, labels = generated(part, len(cifar.classes))
         sums = []
         for number, (file, _) in enumerate(files):
             rows = slice(number * len(labels) // len(files), (number + 1) * len(labels) // len(files))
@@ -82,7 +87,7 @@ def check_generated(name: str, root: Path, expected_variant: str) -> None:
         ("train", data.train_images, data.train_labels),
         ("test", data.test_images, data.test_labels),
     ):
-        expected_images, expected_labels = generated(part)
+        expected_images, expected_labels = generated(part, classes_of(name))
         assert np.array_equal(images, expected_images.transpose(0, 3, 1, 2))
         assert labels.tolist() == expected_labels
     assert data.variant == expected_variant
@@ -108,6 +113,24 @@ def test_half_a_parquet_pair_falls_back_to_torchvision(tmp_path: Path, monkeypat
     check_generated("cifar10", tmp_path, "official")
 
 
+@pytest.mark.scenario(25)
+def test_images_left_out_are_counted_in_the_variant(tmp_path: Path) -> None:
+    write_parquet(tmp_path, "cifar10", corrupt=1)
+    data = load("cifar10", tmp_path, download=False)
+    assert (len(data.train_labels), len(data.test_labels)) == (ROWS["train"] - 1, ROWS["test"] - 1)
+    assert data.variant == "subset of official without 1 training and 1 test images (corrupt)"
+    (tmp_path / "whole").mkdir()
+    write_parquet(tmp_path / "whole", "cifar10")
+    whole = load("cifar10", tmp_path / "whole", download=False)
+    assert whole.variant == "subset of official"
+    assert whole.fingerprint != data.fingerprint  # trials on the one are not trials on the other
+    (tmp_path / "worse").mkdir()
+    write_parquet(tmp_path / "worse", "cifar10", corrupt=2)
+    with pytest.raises(DataError, match=r"cifar10_train\.parquet: 2 of the first 2 images are corrupt \(rows 0, 1;"):
+        load("cifar10", tmp_path / "worse", download=False)
+
+
+@pytest.mark.scenario(28)
 @pytest.mark.parametrize("damage", ["changed", "absent"])
 def test_a_damaged_torchvision_folder_is_never_unpickled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -202,7 +225,7 @@ def test_folder_is_what_torchvision_calls_it(cifar: Cifar) -> None:
 def table(rows: Any, split: Any = None) -> ImageTable:
     nothing = np.empty(0)
     index = None if rows is None else tuple(rows)
-    return ImageTable(nothing, nothing, None if split is None else tuple(split), index)  # type: ignore[arg-type]
+    return ImageTable(nothing, nothing, None if split is None else tuple(split), index, corrupt=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def silent_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 PRETRAINED = ModelConfig(name="test_resnet.r160_in1k", weights="pretrained")
 
 
+@pytest.mark.scenario(23)
 def test_absent_weights_without_a_network(hub: Path) -> None:
     for call in (models.weights_available, built):
         with pytest.raises(WeightsError) as caught:
@@ -157,6 +158,7 @@ def test_absent_weights_without_a_network(hub: Path) -> None:
         assert "refused" in text
 
 
+@pytest.mark.scenario(23)
 def test_absent_weights_with_a_silent_network_fail_within_seconds(silent_hub: Path) -> None:
     import timm  # noqa: F401  # its import is not what is timed
 

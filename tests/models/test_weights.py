@@ -78,6 +78,7 @@ class Attack:
         return os.mkdir, (str(self.trace),)
 
 
+@pytest.mark.scenario(28)
 @pytest.mark.parametrize("form", ["torch", "pickle", "legacy"])
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
     trace, path = tmp_path / "trace", tmp_path / "weights.pth"
@@ -109,6 +110,7 @@ def test_a_file_cut_short_is_refused(trained: nn.Module, tmp_path: Path) -> None
         read_state_dict(tmp_path / "cut.pt")
 
 
+@pytest.mark.scenario(28)
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, torch.zeros(2)])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
@@ -116,6 +118,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> No
         read_state_dict(tmp_path / "odd.pt")
 
 
+@pytest.mark.scenario(28)
 @pytest.mark.parametrize("extension", [".pt", ".pth.tar", ".safetensors"])
 def test_the_hash_in_a_name_is_checked(trained: nn.Module, tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"plain{extension}"
@@ -166,6 +169,7 @@ def test_many_keys_are_counted(tmp_path: Path) -> None:
         built(str(tmp_path / "tiny.safetensors"))
 
 
+@pytest.mark.scenario(23)
 def test_absent_files_say_where_they_were_looked_for(tmp_path: Path) -> None:
     for call in (
         built,
@@ -176,6 +180,7 @@ def test_absent_files_say_where_they_were_looked_for(tmp_path: Path) -> None:
         assert str(tmp_path / "weights" / "nowhere.pt") in str(caught.value)
 
 
+@pytest.mark.scenario(23)
 def test_absent_published_weights_of_our_own(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         models.weights_available(ModelConfig(name="resnet20", weights="pretrained"), tmp_path)
@@ -191,6 +196,7 @@ def test_no_weights_are_always_available() -> None:
     models.weights_available(ModelConfig(name="resnet8"))
 
 
+@pytest.mark.scenario(22)
 def test_an_unknown_model_names_its_nearest() -> None:
     with pytest.raises(ConfigError, match=r'unknown model "resnet20x"; nearest known: .*resnet20'):
         built("none", name="resnet20x")
