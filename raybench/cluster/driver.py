@@ -6,17 +6,19 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import psutil
 import ray
 from ray import tune
 
 from raybench.cluster.jobs import pack_setup, unpack_setup
+from raybench.cluster.reaper import end_run
 from raybench.cluster.schedulers import make_scheduler
 from raybench.cluster.searcher import Observer, PlanSearcher
 from raybench.cluster.session import alive_nodes
@@ -25,9 +27,10 @@ from raybench.config.plan import Plan
 from raybench.config.trial import TrialConfig
 from raybench.distillation.teacher import TeacherRecord
 from raybench.errors import ConfigError, RaybenchError
+from raybench.results.storage import Folder
 from raybench.results.store import Store
 from raybench.search.search import Search
-from raybench.training.preparation import TeacherWanted, prepare_teacher, teacher_folder
+from raybench.training.preparation import TeacherWanted, prepare_teacher, prepared, teacher_folder
 from raybench.training.recorder import Setup
 
 
@@ -42,18 +45,20 @@ class Stopped(BaseException):
 class Stop:
     """Remembers the first signal; the second ends everything at once."""
 
-    def __init__(self, time_budget_s: float | None) -> None:
+    def __init__(self, time_budget_s: float | None, still_ours: Callable[[], None] = lambda: None) -> None:
+        """`still_ours` raises RaybenchError when the sweep's lock was lost."""
+        self.still_ours = still_ours
         self.number: int | None = None
+        self.at: float | None = None
+        """When the signal came, on the monotonic clock."""
         self.deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Signal handler."""
         if self.number is not None:
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
+            end_run()
             os._exit(128 + number)
-        self.number = number
+        self.number, self.at = number, time.monotonic()
 
     def check(self) -> None:
         """Raise Stopped if it is time. Called from the driver's loop: an exception in a handler is lost inside Ray."""
@@ -61,6 +66,7 @@ class Stop:
             raise Stopped(self.number)
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise Stopped(None)
+        self.still_ours()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -103,14 +109,22 @@ class TeacherObserver(Protocol):
         ...
 
 
-def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: TeacherObserver) -> None:
-    """Prepare each teacher in a worker with a whole node's CPUs, in turn. Raises RaybenchError when one fails."""
+def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: TeacherObserver, *, local: bool) -> None:
+    """Prepare each teacher in a worker with a whole node's CPUs, in turn. Raises RaybenchError when one fails.
+
+    `local`: trials run on this machine alone.
+    """
     fitting = [node for node in alive_nodes() if setup.gpu == 0 or node.get("GPU", 0.0) >= 1]
     cpus = max((node.get("CPU", 1.0) for node in fitting), default=1.0)
     gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
     everything = replace(setup, cpu=cpus, gpu=gpus)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_prepare_remotely)
     for teacher in wanted:
+        # Where nothing is missing, no worker need be started to find that out, which takes seconds. Only for trials
+        # on this machine's CPU; others are asked.
+        if local and gpus == 0 and (record := prepared(teacher.example, setup, teacher.images)) is not None:
+            observer.teacher_ready(teacher.example, record, prepared_before=True)
+            continue
         if (record := TeacherRecord.load(teacher_folder(teacher.example))) is not None:
             observer.teacher_ready(teacher.example, record, prepared_before=True)
         else:
@@ -130,7 +144,9 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
 
 def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None, dict[str, Any]]:
     try:
-        record = prepare_teacher(TrialConfig.model_validate_json(config), unpack_setup(setup), images)
+        # The worker is ours alone: it ends itself when its driver is gone.
+        where = replace(unpack_setup(setup), guarded=True)
+        record = prepare_teacher(TrialConfig.model_validate_json(config), where, images)
     except RaybenchError as error:
         return str(error), {}
     except Exception as error:
@@ -164,14 +180,12 @@ def run(
     # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next
     # one is just starting, that start is cancelled, and trials shorter than a start run on a single worker for ever.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)
-    scratch = setup.results / ".tune"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
+    with _scratch(setup.results) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TRAINABLES["image_classification"], {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=make_scheduler(searcher.reasons, plan.sweep.scheduler, _epochs(plan)),
+                scheduler=make_scheduler(searcher.deaths, plan.sweep.scheduler, _epochs(plan), search),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=_name,
@@ -186,8 +200,18 @@ def run(
             ),
         )
         tuner.fit()
+
+
+@contextlib.contextmanager
+def _scratch(results: Folder) -> Iterator[Path]:
+    """A folder for what Tune writes and nobody reads."""
+    # In the results folder, where the next run finds and removes what a killed one left; never in an object store.
+    folder = results / ".tune" if isinstance(results, Path) else Path(tempfile.mkdtemp(prefix="raybench-tune-"))
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name(trial: Any) -> str:

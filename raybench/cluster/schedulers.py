@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from raybench.cluster.jobs import unpack_job
+from raybench.cluster.deaths import Deaths
+from raybench.cluster.jobs import WORST, unpack_job
 from raybench.config.sweep import SchedulerConfig
-
-Reasons = dict[str, str]
-"""Tune's trial id -> why its worker died last."""
+from raybench.search.search import Search
 
 
 class InOrder(FIFOScheduler):
     """First in, first out; keeps why a worker died, which Tune tells its scheduler before it tells its searcher."""
 
-    def __init__(self, reasons: Reasons) -> None:
+    def __init__(self, deaths: Deaths) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.reasons = reasons
+        self.deaths = deaths
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         """A worker died; the searcher may hand its job out again."""
-        self.reasons[trial.trial_id] = died(trial)
+        self.deaths.heard(trial.trial_id, trial)
 
 
-def died(trial: Any) -> str:
-    """The first line of why a trial's worker died; empty where Tune does not know."""
-    error = trial.get_pickled_error()
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[0][:300] if lines else ""
+@dataclass(frozen=True)
+class Settled:
+    """A setting that an earlier run settled, as ASHA sees its trials."""
+
+    trial_id: str
 
 
 class CellScheduler(InOrder):
-    """Hands each trial to the ASHA of its cell; chooses what runs next first in, first out."""
+    """Hands each trial to the ASHA of its cell; chooses what runs next first in, first out.
 
-    def __init__(self, reasons: Reasons, config: SchedulerConfig, epochs: int) -> None:
-        super().__init__(reasons)
+    A cell's ASHA begins with what the rows know: a sweep that goes on judges a setting by those of the runs before.
+    """
+
+    def __init__(self, deaths: Deaths, config: SchedulerConfig, epochs: int, search: Search) -> None:
+        super().__init__(deaths)
         self.config = config
         self.epochs = epochs
+        self.search = search
         self._of_cell: dict[str, Any] = {}
 
     def _asha(self, trial: Any) -> Any:
@@ -52,7 +56,21 @@ class CellScheduler(InOrder):
                 grace_period=self.config.grace_epochs,
                 reduction_factor=self.config.reduction_factor,
             )
+            self._tell_before(cell)
         return self._of_cell[cell]
+
+    def _tell_before(self, label: str) -> None:
+        """What the settled settings of a cell scored at each rung. One that goes on reports its rungs again itself."""
+        asha, outcomes = self._of_cell[label], self.search.outcomes
+        for setting in next(cell.settings for cell in self.search.cells() if cell.label == label):
+            if not all(outcomes.settled(trial.trial_id) for trial in setting.trials):
+                continue
+            before = Settled(setting.trials[0].setting_id)
+            asha.on_trial_add(None, before)
+            for rung in self.config.rungs(self.epochs)[:-1]:
+                if all(rung in outcomes[trial.trial_id].scores for trial in setting.trials):
+                    score = max(outcomes.mean_at(setting, rung), WORST)
+                    asha.on_trial_result(None, before, {"epoch": rung, "score": score})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A setting begins."""
@@ -72,6 +90,6 @@ class CellScheduler(InOrder):
         """A setting was taken out."""
 
 
-def make_scheduler(reasons: Reasons, config: SchedulerConfig, epochs: int) -> TrialScheduler:
+def make_scheduler(deaths: Deaths, config: SchedulerConfig, epochs: int, search: Search) -> TrialScheduler:
     """The Tune scheduler of a sweep: only `asha` is Ray's; halving is the plan's own business."""
-    return CellScheduler(reasons, config, epochs) if config.name == "asha" else InOrder(reasons)
+    return CellScheduler(deaths, config, epochs, search) if config.name == "asha" else InOrder(deaths)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from raybench.cluster.jobs import pack_job, pack_setup, unpack_outcomes
+from raybench.cluster.deaths import Deaths
+from raybench.cluster.jobs import known, pack_job, pack_setup, settled_before, unpack_outcomes
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status, TrialRow
 from raybench.results.store import Store
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
 from raybench.search.search import Search
+from raybench.training.checkpoints import Checkpoints
+from raybench.training.limits import SETUP_S
 from raybench.training.recorder import Setup
+from raybench.training.watchdog import BACKSTOP_S
 
 
 class Observer(Protocol):
@@ -43,9 +46,9 @@ class PlanSearcher(Searcher):
         self.observer = observer
         self.width = width
         self.running: dict[str, Job] = {}
-        self.reasons: dict[str, str] = {}
-        self.deaths: Counter[tuple[str, ...]] = Counter()
-        """Job -> times that its worker died."""
+        self.deaths = Deaths(search.plan.sweep.limits.max_failures)
+        self._begun: dict[str, float] = {}
+        """When each job was handed out, on the monotonic clock."""
         self.fault: str | None = None
         """A fault of the results folder that a trial met: the sweep ends, and the trial stays due."""
         self._sign = 1.0 if setup.mode == "max" else -1.0
@@ -59,48 +62,58 @@ class PlanSearcher(Searcher):
         job = self.search.next_job()
         if job is None:
             return Searcher.FINISHED if not self.running and self.search.finished else None
-        self.running[trial_id] = job
+        self.running[trial_id], self._begun[trial_id] = job, time.monotonic()
         self.observer.started(job)
         return {"job": pack_job(job), "setup": pack_setup(self.setup)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A job came back, was stopped by the scheduler, or died once too often."""
+        """A job came back, was stopped by the scheduler, or lost its worker."""
         job = self.running.pop(trial_id, None)
+        begun = self._begun.pop(trial_id, 0.0)
         if job is None:
             return
         if result and result.get("fault"):
             self.fault = result["fault"]
             return
-        if error:
-            self.deaths[job.key] += 1
-            if self.deaths[job.key] <= self.search.plan.sweep.limits.max_failures:
-                # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
-                self.search.tell(job, {})
-                return
         outcomes = unpack_outcomes(result["outcomes"], self._sign) if result and "outcomes" in result else {}
-        for trial in job.trials:
-            known = outcomes.get(trial.trial_id, Known(Status.RUNNING))
-            if known.settled:
-                continue
-            if error:
-                times = self.deaths[job.key]
-                reason = f"its worker died {times} time{'s' if times != 1 else ''}"
-                if last := self.reasons.get(trial_id):
-                    reason += f"; last: {last}"
-                outcomes[trial.trial_id] = self._decide(job.cell, trial, known, Status.FAILED, reason)
-            elif result and result["epoch"] < job.rungs[-1]:
-                reason = f"asha: mean {result['score']:.4g} at epoch {result['epoch']} over {len(job.trials)} seeds"
-                outcomes[trial.trial_id] = self._decide(job.cell, trial, known, Status.PRUNED, reason)
+        if error:
+            outcomes = self._after_death(trial_id, job, time.monotonic() - begun)
+        elif result and result["epoch"] < job.rungs[-1]:
+            reason = f"asha: mean {result['score']:.4g} at epoch {result['epoch']} over {len(job.trials)} seeds"
+            for trial in job.trials:
+                last = outcomes.get(trial.trial_id, Known(Status.RUNNING))
+                if not last.settled:
+                    outcomes[trial.trial_id] = self._decide(job.cell, trial, last, Status.PRUNED, reason)
         self.search.tell(job, outcomes)
         self._prune()
         self.observer.ended(job, outcomes)
 
+    def _after_death(self, run_id: str, job: Job, lived_s: float) -> dict[str, Known]:
+        """What is known of a job whose worker died; what is not settled is due again, or given up."""
+        before = settled_before(job, self.setup)
+        outcomes = {each: known(outcome.status, outcome.scores, self._sign) for each, outcome in before.items()}
+        unsettled = [trial for trial in job.trials if trial.trial_id not in outcomes]
+        if not unsettled:
+            return outcomes
+        limit = self.setup.trial_time_s
+        if limit is not None and len(job.trials) == 1 and lived_s >= limit + SETUP_S + BACKSTOP_S:
+            # A hang that lets no thread of the worker speak: its timer ended it.
+            reason = f"timeout: longer than {limit:g} s; its worker did not answer any more"
+        elif self.deaths.again(run_id, [trial.trial_id for trial in unsettled]):
+            # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
+            return outcomes
+        else:
+            reason = self.deaths.reason(run_id, unsettled[0].trial_id)
+        for trial in unsettled:
+            outcomes[trial.trial_id] = self._decide(job.cell, trial, Known(Status.RUNNING), Status.FAILED, reason)
+        return outcomes
+
     def _prune(self) -> None:
         for cell, trial, reason in list(self.search.pruned()):
-            known = self.search.outcomes.get(trial.trial_id, Known(Status.RUNNING))
-            self.search.outcomes[trial.trial_id] = self._decide(cell, trial, known, Status.PRUNED, reason)
+            last = self.search.outcomes.get(trial.trial_id, Known(Status.RUNNING))
+            self.search.outcomes[trial.trial_id] = self._decide(cell, trial, last, Status.PRUNED, reason)
 
-    def _decide(self, cell: str, trial: TrialConfig, known: Known, status: Status, reason: str) -> Known:
+    def _decide(self, cell: str, trial: TrialConfig, last: Known, status: Status, reason: str) -> Known:
         """Write what the driver decided into a part of its own."""
         attempt = max(1, self.store.next_attempt(trial.trial_id) - 1)
         row = TrialRow(
@@ -119,8 +132,9 @@ class PlanSearcher(Searcher):
             env=self.setup.env,
         )
         self.store.write_trial(row, by="driver")
-        shutil.rmtree(self.store.folder / "checkpoints" / trial.trial_id, ignore_errors=True)
-        return replace(known, status=status)
+        if self.setup.keep != "last":
+            Checkpoints(self.store.folder / "checkpoints" / trial.trial_id, attempt=attempt).clear()
+        return replace(last, status=status)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles the experiment to restore it later; we resume from rows, and a live table cannot be pickled."""

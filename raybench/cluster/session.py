@@ -9,11 +9,16 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from raybench.cluster.guard import Guard
+from raybench.cluster.reaper import reaper
 from raybench.config.folders import cache_root
 from raybench.errors import RaybenchError
 
-FORWARDED = ("RAYBENCH_CACHE", "RAYBENCH_DATA", "RAYBENCH_SWEEPS", "HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME")
-"""Variables a joined cluster's workers are given as they are here."""
+FORWARDED = (
+    *("RAYBENCH_CACHE", "RAYBENCH_DATA", "RAYBENCH_SWEEPS", "HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME"),
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
+)
+"""Variables a joined cluster's workers are given as they are here. No credentials: Ray would keep and log them."""
 
 QUIET = {
     # Ray's own file loggers write a JSON and a CSV a trial and cost a second each; our rows replace them.
@@ -37,8 +42,18 @@ def configure(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def session(address: str | None = None, verbose: bool = False) -> Iterator[dict[str, float]]:
-    """A Ray session; yields the cluster's resources. Raises RaybenchError when `address` cannot be joined."""
+def session(
+    address: str | None = None, verbose: bool = False, guard: Guard | None = None
+) -> Iterator[dict[str, float]]:
+    """A Ray session, which `guard` watches; yields the cluster's resources.
+
+    Raises RaybenchError when `address` cannot be joined.
+    """
+    with reaper() if address is None else contextlib.nullcontext():
+        yield from _session(address, verbose, guard)
+
+
+def _session(address: str | None, verbose: bool, guard: Guard | None) -> Iterator[dict[str, float]]:
     configure(address)
     import ray
 
@@ -59,9 +74,23 @@ def session(address: str | None = None, verbose: bool = False) -> Iterator[dict[
         what = "start Ray" if address is None else f"join the Ray cluster at {address!r}"
         raise RaybenchError(f"cannot {what}: {str(error).splitlines()[0]}") from None
     try:
+        if guard:
+            guard.watch(_addresses())
         yield dict(ray.cluster_resources())
     finally:
+        if guard:
+            guard.watch(())
         ray.shutdown()
+
+
+def _addresses() -> list[tuple[str, int]]:
+    """Where Ray's head and this driver's own raylet listen."""
+    import ray
+
+    here = ray.get_runtime_context()
+    host, _, port = here.gcs_address.rpartition(":")
+    own = [node for node in ray.nodes() if node["NodeID"] == here.get_node_id()]
+    return [(host, int(port)), *((node["NodeManagerAddress"], int(node["NodeManagerPort"])) for node in own)]
 
 
 def _own_token() -> None:

@@ -1,0 +1,64 @@
+"""Workers that died: why, how often a trial lost one, and whether it gets another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OUT_OF_MEMORY = ("low on memory", "OutOfMemoryError")
+"""What Ray says when its memory monitor, rather than a fault, ended a worker."""
+VMSTAT = Path("/proc/vmstat")
+
+
+class Deaths:
+    """The books of one run. What died goes on from its last checkpoint, `max_failures` times; out of memory once."""
+
+    def __init__(self, max_failures: int) -> None:
+        self.max_failures = max_failures
+        self._times: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+        self._killed = kills_of_the_kernel()
+
+    def heard(self, run_id: str, trial: Any) -> None:
+        """Tune tells of an error of its trial `run_id`; it keeps the error itself only until the searcher is told."""
+        self._reasons[run_id] = first_line(trial.get_pickled_error())
+
+    def again(self, run_id: str, trial_ids: Sequence[str]) -> bool:
+        """Count a death of the worker of these trials; whether they may have another."""
+        # Tune does not tell of a reused worker that dies between two trials, so the kernel is asked here.
+        killed, before = kills_of_the_kernel(), self._killed
+        self._killed = killed
+        reason, allowed = self._reasons.get(run_id, ""), self.max_failures
+        if any(sign in reason for sign in OUT_OF_MEMORY):
+            self._reasons[run_id] = f"out of memory: {reason}"
+        elif killed > before:
+            self._reasons[run_id] = "out of memory: the kernel killed its worker"
+        if self._reasons.get(run_id, "").startswith("out of memory"):
+            allowed = min(1, allowed)
+        self._times.update(trial_ids)
+        return max(self._times[trial_id] for trial_id in trial_ids) <= allowed
+
+    def reason(self, run_id: str, trial_id: str) -> str:
+        """Why a trial is given up."""
+        times, last = self._times[trial_id], self._reasons.get(run_id, "")
+        counted = f"its worker died {times} time{'s' if times != 1 else ''}"
+        if last.startswith("out of memory"):
+            return f"{last} ({counted})"
+        return f"{counted}; last: {last}" if last else counted
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's text, at most 300 characters; empty where there is none."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[0][:300] if lines else ""
+
+
+def kills_of_the_kernel() -> int:
+    """Processes that this machine's kernel has ended for want of memory since it started; 0 where it does not say."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
