@@ -20,7 +20,7 @@ FRESH := yes
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help install sweep test test-all test-cluster lint format bench bench-gpu docs lock clean
+.PHONY: help install sweep test test-all test-cluster scenarios lint format bench bench-gpu docs lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -44,6 +44,9 @@ test-all: $(STAMP)  ## the slow tests too; those for a GPU skip themselves where
 test-cluster: $(STAMP)  ## the tests on several hosts or nodes (docs/cluster.md)
 	@$(PYTEST) -m cluster $(ARGS)
 
+scenarios: $(STAMP)  ## the thirty faults of docs/reliability.md and its table (half an hour)
+	@OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scenarios.py $(ARGS)
+
 lint: $(STAMP)  ## ruff, mypy, and the direction of the imports
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
@@ -54,8 +57,8 @@ format: $(STAMP)  ## what ruff can mend, mended
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-bench: $(STAMP)  ## every benchmark that needs no GPU
-	@$(call each,$(filter-out benchmarks/gpu_%,$(wildcard benchmarks/*.py)))
+bench: $(STAMP)  ## every benchmark that needs no GPU, but those of an hour (chaos.py, scenarios.py)
+	@$(call each,$(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py,$(wildcard benchmarks/*.py)))
 
 bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
 	@$(call each,$(wildcard benchmarks/gpu_*.py))

@@ -14,6 +14,17 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where `benchmarks/scenarios.py` wants to read how each scenario fared."""
     parser.addoption("--scenario-report", metavar="FILE", help="append a JSON line for each test of a scenario")
+    parser.addoption("--scenarios", metavar="N,N…", help="only the tests of these scenarios")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of other scenarios than those named."""
+    if not (named := config.getoption("--scenarios")):
+        return
+    wanted = {int(number) for number in named.split(",")}
+    chosen = [item for item in items if any(wanted & set(mark.args) for mark in item.iter_markers("scenario"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.hookimpl(wrapper=True)
