@@ -293,7 +293,7 @@ def _handles(names: Sequence[str], alone: bool) -> list[tuple[Any, str]]:
 
 
 def _facts(results: Sequence[CellResult], source: str) -> str:
-    seeds = [r.test.n for r in results if r.test]
+    seeds = [r.test.n for r in results if r.test] or [0]
     said = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     presets = sorted({preset for r in results for preset in r.presets})
     variants = sorted({variant for r in results for variant in r.variants})

@@ -30,6 +30,9 @@ CHECKSUM = b"raybench.crc32"
 """Key in a file's footer of the CRC-32 of all its bytes, counted with zeros in its own place."""
 ZEROS = b"00000000"
 
+ORIGIN = {"_path": pl.String(), "_age": pl.Int64(), "_trial": pl.String(), "_attempt": pl.Int64()}
+"""What is known of a row by the name of its file."""
+
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 
 
@@ -129,7 +132,7 @@ class Table:
             return {}
         frames, unreadable = _read_files(fresh, self.schema)
         stay = self._rows.filter(~pl.col("_path").is_in(sorted(outdated)))
-        self._rows = pl.concat([stay, *frames], how="diagonal_relaxed")
+        self._rows = pl.concat([stay, *frames], how="diagonal")
         for path in outdated:
             self._stamps.pop(path, None)
         self._stamps |= {str(file.path): file.stamp for file in fresh if file.path not in unreadable}
@@ -142,29 +145,49 @@ def _read_files(files: Sequence[PartFile], schema: pa.Schema) -> tuple[list[pl.D
     groups: dict[tuple[Any, ...], list[tuple[PartFile, pl.DataFrame]]] = {}
     for file, frame in zip(files, each(_read_file, list(files)), strict=True):
         if isinstance(frame, str):
-            unreadable[file.path] = frame
+            unreadable[file.path] = f"{file.path}: not readable as Parquet ({frame})"
         elif frame.height:
             groups.setdefault((*frame.columns, *frame.dtypes), []).append((file, frame))
-    return [_with_columns(_united(group), schema) for group in groups.values()], unreadable
+    frames = []
+    for group in groups.values():
+        try:
+            rows = _with_columns(_united(group), schema)
+        except UNREADABLE as error:
+            unreadable |= {file.path: f"{file.path}: not a table of ours ({_first_line(error)})" for file, _ in group}
+            continue
+        # A part speaks for its own trial and attempt; whatever else has been put under its name would count twice.
+        same = (pl.col("trial_id") == pl.col("_trial")) & (pl.col("attempt") == pl.col("_attempt"))
+        compact = pl.col("_trial").is_null() & pl.col("trial_id").is_not_null() & pl.col("attempt").is_not_null()
+        strange = set(rows.filter(~(same | compact).fill_null(False))["_path"])
+        unreadable |= {
+            file.path: f"{file.path}: its rows are not of the trial and attempt in its name"
+            for file, _ in group
+            if str(file.path) in strange
+        }
+        frames.append(rows.filter(~pl.col("_path").is_in(sorted(strange))).drop("_trial", "_attempt"))
+    return frames, unreadable
 
 
 def _read_file(file: PartFile) -> pl.DataFrame | str:
     """Its rows, or why there are none."""
     try:
-        return decode(read(file.path))
+        return decode(read(file.path)).drop(ORIGIN, strict=False)
     except UNREADABLE as error:
-        lines = str(error).strip().splitlines()
-        return f"{file.path}: not readable as Parquet ({lines[0] if lines else type(error).__name__})"
+        return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _united(group: list[tuple[PartFile, pl.DataFrame]]) -> pl.DataFrame:
-    """The rows of files with equal columns, with `_path` and `_age`."""
+    """The rows of files with equal columns, with what is known of each row's file."""
     origin = pl.DataFrame(
-        [(str(file.path), file.age, frame.height) for file, frame in group],
-        schema={"_path": pl.String, "_age": pl.Int64, "rows": pl.Int64},
+        [(str(file.path), file.age, file.trial_id, file.attempt, frame.height) for file, frame in group],
+        schema=ORIGIN | {"rows": pl.Int64()},
         orient="row",
     )
-    repeated = origin.select(pl.col("_path", "_age").repeat_by("rows").explode())
+    repeated = origin.select(pl.col(*ORIGIN).repeat_by("rows").explode())
     return pl.concat([pl.concat([frame for _, frame in group]), repeated], how="horizontal")
 
 
@@ -173,13 +196,23 @@ def _empty(schema: pa.Schema) -> pl.DataFrame:
 
 
 def _with_columns(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
-    """The frame with every column of `schema`, in its order and types, before any others."""
+    """The frame with every column of `schema`, in its order and types, before any others.
+
+    Those are numbers (metrics, parts of the loss) or, of a configuration and an environment, text; what is neither is
+    left out.
+    """
     wanted = polars_schema(schema)
     here = [
         (pl.col(name).cast(kind, strict=False) if name in frame.columns else pl.lit(None, kind)).alias(name)
         for name, kind in wanted.items()
     ]
-    return frame.select(*here, *(name for name in frame.columns if name not in wanted))
+    plain = [name for name, kind in frame.schema.items() if kind.is_numeric() or kind in (pl.String, pl.Boolean)]
+    further = [
+        pl.col(name).cast(pl.String if name.startswith(("config/", "env/")) else pl.Float64, strict=False)
+        for name in plain
+        if name not in wanted and name not in ORIGIN
+    ]
+    return frame.select(*here, *further, *ORIGIN)
 
 
 def encode(table: pa.Table, *, large: bool = False) -> bytes:

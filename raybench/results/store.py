@@ -184,7 +184,9 @@ def _last_attempt_epochs(rows: pl.DataFrame) -> pl.DataFrame:
     """Of each trial the rows of one file: the highest attempt's, and of its files the one that counts."""
     last = pl.col("attempt") == pl.col("attempt").max().over("trial_id")
     counts = pl.col("_age") == pl.col("_age").max().over("trial_id")
-    return rows.filter(last).filter(counts).drop(*INTERNAL).sort("trial_id", "epoch")
+    rows = rows.filter(last).filter(counts).sort("trial_id", "epoch", maintain_order=True)
+    # A part that someone copied under another name is no second training.
+    return rows.unique(["trial_id", "epoch"], keep="first", maintain_order=True).drop(*INTERNAL)
 
 
 def _remove_stale(folder: Folder) -> None:

@@ -168,6 +168,23 @@ def test_unreadable_files_are_skipped_and_named(rows: Rows, tmp_path: Path) -> N
 
 
 @pytest.mark.scenario(14)
+def test_a_part_speaks_for_its_own_trial_and_attempt_only(rows: Rows, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for trial_id in "ab":
+        store.write_trial(rows.trial(trial_id))
+        store.write_epochs(trial_id, 1, rows.epochs(trial_id))
+    trials, table = store.trials(), store.epochs()
+    (tmp_path / "epochs" / "a-a9.parquet").write_bytes((tmp_path / "epochs" / "a-a1.parquet").read_bytes())
+    (tmp_path / "trials" / "c-a1-trial.parquet").write_bytes((tmp_path / "trials" / "a-a1-trial.parquet").read_bytes())
+    for _ in range(2):
+        assert_frame_equal(store.trials(), trials)
+        assert_frame_equal(store.epochs(), table)
+        assert [Path(line.split(": ")[0]).name for line in store.skipped] == ["c-a1-trial.parquet", "a-a9.parquet"]
+        store.compact()
+    assert store.next_attempt("a") == 10
+
+
+@pytest.mark.scenario(14)
 def test_every_truncation_is_noticed(rows: Rows, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_epochs("a", 1, rows.epochs())

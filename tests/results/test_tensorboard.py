@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ def test_resuming_purges_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     board = TrialBoard(tmp_path, "a", {}, [], 0)
     for number in (1, 2, 3):
         board.epoch(epoch(number, eval_top1=1.0))
+    time.sleep(1.0 - time.time() % 1)  # files are read in the order of their names, which say the second
     board = TrialBoard(tmp_path, "a", {}, [], 2)  # the first was killed: never closed
     board.epoch(epoch(3, eval_top1=2.0))
     board.epoch(epoch(4, eval_top1=2.0))
