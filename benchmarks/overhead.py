@@ -170,7 +170,7 @@ def one_second_epoch(epochs: int) -> tuple[TrialConfig, float]:
         run.train_epoch()
         timed_epochs = [run.train_epoch() for _ in range(2)]
         taken = [epoch.train_time + epoch.eval_time for epoch in timed_epochs]
-        if min(taken) > 0.4 * EPOCH_S or size >= 64:
+        if min(taken) > 0.8 * EPOCH_S or size >= 64:
             break
         size += 8
     train_size = max(100, min(1000, round(train_size * EPOCH_S / min(taken) / 50) * 50))

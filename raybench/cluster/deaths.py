@@ -15,11 +15,18 @@ VMSTAT = Path("/proc/vmstat")
 class Deaths:
     """The books of one run. What died goes on from its last checkpoint, `max_failures` times; out of memory once."""
 
-    def __init__(self, max_failures: int) -> None:
+    def __init__(self, max_failures: int, local: bool = True) -> None:
+        """`local`: all workers are on this machine, so that its kernel can be asked about them."""
         self.max_failures = max_failures
+        self.local = local
         self._times: Counter[str] = Counter()
+        self._starved: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
-        self._killed = kills_of_the_kernel()
+        self._killed: dict[str, int] = {}
+
+    def handed_out(self, run_id: str) -> None:
+        """A worker begins; what the kernel had ended before was not this one."""
+        self._killed[run_id] = kills_of_the_kernel()
 
     def heard(self, run_id: str, trial: Any) -> None:
         """Tune tells of an error of its trial `run_id`; it keeps the error itself only until the searcher is told."""
@@ -28,17 +35,17 @@ class Deaths:
     def again(self, run_id: str, trial_ids: Sequence[str]) -> bool:
         """Count a death of the worker of these trials; whether they may have another."""
         # Tune does not tell of a reused worker that dies between two trials, so the kernel is asked here.
-        killed, before = kills_of_the_kernel(), self._killed
-        self._killed = killed
-        reason, allowed = self._reasons.get(run_id, ""), self.max_failures
+        starved = self.local and kills_of_the_kernel() > self._killed.get(run_id, kills_of_the_kernel())
+        reason = self._reasons.get(run_id, "")
+        self._times.update(trial_ids)
         if any(sign in reason for sign in OUT_OF_MEMORY):
             self._reasons[run_id] = f"out of memory: {reason}"
-        elif killed > before:
+        elif starved:
             self._reasons[run_id] = "out of memory: the kernel killed its worker"
         if self._reasons.get(run_id, "").startswith("out of memory"):
-            allowed = min(1, allowed)
-        self._times.update(trial_ids)
-        return max(self._times[trial_id] for trial_id in trial_ids) <= allowed
+            self._starved.update(trial_ids)
+        times, hungry = (max(count[each] for each in trial_ids) for count in (self._times, self._starved))
+        return times <= self.max_failures and hungry <= 1
 
     def reason(self, run_id: str, trial_id: str) -> str:
         """Why a trial is given up."""

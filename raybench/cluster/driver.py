@@ -45,9 +45,12 @@ class Stopped(BaseException):
 class Stop:
     """Remembers the first signal; the second ends everything at once."""
 
-    def __init__(self, time_budget_s: float | None, still_ours: Callable[[], None] = lambda: None) -> None:
-        """`still_ours` raises RaybenchError when the sweep's lock was lost."""
+    def __init__(
+        self, time_budget_s: float | None, still_ours: Callable[[], None] = lambda: None, local: bool = True
+    ) -> None:
+        """`still_ours` raises RaybenchError when the sweep's lock was lost. `local`: Ray runs on this machine alone."""
         self.still_ours = still_ours
+        self.local = local
         self.number: int | None = None
         self.at: float | None = None
         """When the signal came, on the monotonic clock."""
@@ -176,7 +179,9 @@ def run(
     assert setup.results is not None
     resources = plan.sweep.resources
     store = Store(setup.results)
-    searcher = PlanSearcher(search, setup, store, observer, width)
+    searcher = PlanSearcher(
+        search, setup, store, observer, width, stopping=lambda: stop.number is not None, local=stop.local
+    )
     # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next
     # one is just starting, that start is cancelled, and trials shorter than a start run on a single worker for ever.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)

@@ -24,6 +24,8 @@ LastWords = Callable[[str], int]
 LOOK_EVERY_S = 1.0
 HEED_WITHIN_S = 8.0
 """A signal must be heeded within 10 s; measured at 2 s on a quiet machine."""
+END_WITHIN_S = 40.0
+"""Ray gives its processes time of their own; with a dead head it would wait for ever."""
 LOCAL_SILENCE_S = 3.0
 """On one machine a process that listens answers at once, and one that is gone never does again."""
 REMOTE_SILENCE_S = 45.0
@@ -47,6 +49,8 @@ class Guard:
         self.local = local
         self.addresses: Sequence[tuple[str, int]] = ()
         """Where Ray's head and this machine's raylet listen; nothing before they do, and at the end."""
+        self._ending: float | None = None
+        """Since when Ray is being ended."""
         self._answered: dict[tuple[str, int], float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="guard", daemon=True)
@@ -61,8 +65,9 @@ class Guard:
         self._over.set()
 
     def watch(self, addresses: Sequence[tuple[str, int]]) -> None:
-        """Ray listens at these addresses (host, port) from now on; none while it is being ended."""
+        """Ray listens at these addresses (host, port) from now on; none while it is being ended, or has not begun."""
         self._answered = {}
+        self._ending = None if addresses else time.monotonic()
         self.addresses = addresses
 
     def _watch(self) -> None:
@@ -72,10 +77,10 @@ class Guard:
                 self._end(reason)
 
     def _unheeded(self) -> str | None:
-        at = self.stop.at
-        if at is None or time.monotonic() - at < HEED_WITHIN_S:
-            return None
-        return "Ray did not come to an end"
+        now, at, ending = time.monotonic(), self.stop.at, self._ending
+        if (at is not None and now - at > HEED_WITHIN_S) or (ending is not None and now - ending > END_WITHIN_S):
+            return "Ray did not come to an end"
+        return None
 
     def _silent(self) -> str | None:
         patience = LOCAL_SILENCE_S if self.local else REMOTE_SILENCE_S

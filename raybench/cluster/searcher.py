@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -13,14 +13,13 @@ from raybench.cluster.deaths import Deaths
 from raybench.cluster.jobs import known, pack_job, pack_setup, settled_before, unpack_outcomes
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status, TrialRow
+from raybench.results.storage import Folder
 from raybench.results.store import Store
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
 from raybench.search.search import Search
 from raybench.training.checkpoints import Checkpoints
-from raybench.training.limits import SETUP_S
 from raybench.training.recorder import Setup
-from raybench.training.watchdog import BACKSTOP_S
 
 
 class Observer(Protocol):
@@ -38,17 +37,28 @@ class Observer(Protocol):
 class PlanSearcher(Searcher):
     """`suggest` is the next due job, None while a rung is not complete, FINISHED at the end."""
 
-    def __init__(self, search: Search, setup: Setup, store: Store, observer: Observer, width: int) -> None:
+    def __init__(
+        self,
+        search: Search,
+        setup: Setup,
+        store: Store,
+        observer: Observer,
+        width: int,
+        stopping: Callable[[], bool] = lambda: False,
+        local: bool = True,
+    ) -> None:
+        """`stopping` says whether a signal has come, `local` whether all workers are on this machine."""
         super().__init__(metric="score", mode="max")
+        self.stopping = stopping
         self.search = search
         self.setup = setup
         self.store = store
         self.observer = observer
         self.width = width
         self.running: dict[str, Job] = {}
-        self.deaths = Deaths(search.plan.sweep.limits.max_failures)
-        self._begun: dict[str, float] = {}
-        """When each job was handed out, on the monotonic clock."""
+        self.deaths = Deaths(search.plan.sweep.limits.max_failures, local=local)
+        self._attempts: dict[str, int] = {}
+        """Trial id -> the attempt as which it was handed out last, at least."""
         self.fault: str | None = None
         """A fault of the results folder that a trial met: the sweep ends, and the trial stays due."""
         self._sign = 1.0 if setup.mode == "max" else -1.0
@@ -62,22 +72,27 @@ class PlanSearcher(Searcher):
         job = self.search.next_job()
         if job is None:
             return Searcher.FINISHED if not self.running and self.search.finished else None
-        self.running[trial_id], self._begun[trial_id] = job, time.monotonic()
+        self.running[trial_id] = job
+        self.deaths.handed_out(trial_id)
+        for each in (trial.trial_id for trial in job.trials):
+            self._attempts[each] = max(self.store.next_attempt(each), self._attempts.get(each, 0) + 1)
+        attempts = {trial.trial_id: self._attempts[trial.trial_id] for trial in job.trials}
         self.observer.started(job)
-        return {"job": pack_job(job), "setup": pack_setup(self.setup)}
+        return {"job": pack_job(job), "setup": pack_setup(replace(self.setup, attempts=attempts))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A job came back, was stopped by the scheduler, or lost its worker."""
         job = self.running.pop(trial_id, None)
-        begun = self._begun.pop(trial_id, 0.0)
         if job is None:
             return
         if result and result.get("fault"):
             self.fault = result["fault"]
             return
         outcomes = unpack_outcomes(result["outcomes"], self._sign) if result and "outcomes" in result else {}
+        if error and self.stopping():
+            return  # whoever stopped the driver may have stopped its workers too: no fault of the trial
         if error:
-            outcomes = self._after_death(trial_id, job, time.monotonic() - begun)
+            outcomes = self._after_death(trial_id, job)
         elif result and result["epoch"] < job.rungs[-1]:
             reason = f"asha: mean {result['score']:.4g} at epoch {result['epoch']} over {len(job.trials)} seeds"
             for trial in job.trials:
@@ -88,17 +103,18 @@ class PlanSearcher(Searcher):
         self._prune()
         self.observer.ended(job, outcomes)
 
-    def _after_death(self, run_id: str, job: Job, lived_s: float) -> dict[str, Known]:
+    def _after_death(self, run_id: str, job: Job) -> dict[str, Known]:
         """What is known of a job whose worker died; what is not settled is due again, or given up."""
         before = settled_before(job, self.setup)
         outcomes = {each: known(outcome.status, outcome.scores, self._sign) for each, outcome in before.items()}
         unsettled = [trial for trial in job.trials if trial.trial_id not in outcomes]
         if not unsettled:
             return outcomes
-        limit = self.setup.trial_time_s
-        if limit is not None and len(job.trials) == 1 and lived_s >= limit + SETUP_S + BACKSTOP_S:
-            # A hang that lets no thread of the worker speak: its timer ended it.
-            reason = f"timeout: longer than {limit:g} s; its worker did not answer any more"
+        if hung := next((trial for trial in unsettled if self._stack(trial)), None):
+            # A hang that lets no thread of the worker speak: its timer ended it, and wrote where it hung.
+            what = "stall" if self.setup.trial_time_s is None else "timeout"
+            reason = f"{what}: no thread of its worker answered any more; its stack is in {self._stack(hung)}"
+            unsettled = [hung]
         elif self.deaths.again(run_id, [trial.trial_id for trial in unsettled]):
             # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
             return outcomes
@@ -107,6 +123,15 @@ class PlanSearcher(Searcher):
         for trial in unsettled:
             outcomes[trial.trial_id] = self._decide(job.cell, trial, Known(Status.RUNNING), Status.FAILED, reason)
         return outcomes
+
+    def _stack(self, trial: TrialConfig) -> Folder | None:
+        """Where the timer of a hung worker wrote its stack, if it did: in the attempt that was handed out last."""
+        logs = self.store.folder / "logs"
+        for attempt in range(self._attempts.get(trial.trial_id, 1), self.store.next_attempt(trial.trial_id)):
+            path = logs / f"{trial.trial_id}-a{attempt}-stack.txt"
+            if path.exists() and path.stat().st_size:
+                return path
+        return None
 
     def _prune(self) -> None:
         for cell, trial, reason in list(self.search.pruned()):

@@ -103,7 +103,13 @@ def _own_token() -> None:
         draft = path.with_name(f".ray_token.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-        draft.replace(path)
+        # Of two that start at once the first one's counts, for its Ray has it already.
+        if path.exists() and not path.read_text().strip():
+            path.unlink()
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+        draft.unlink()
+    path.chmod(0o600)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
     os.environ["RAY_AUTH_MODE"] = "token"
 

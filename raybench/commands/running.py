@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import yaml
 
-from raybench.commands.results_text import EXIT_TROUBLE, show_results, trouble
+from raybench.commands.results_text import EXIT_TROUBLE, nothing_to_do, show_results, trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
 from raybench.config.trial import TrialConfig
-from raybench.errors import RaybenchError
+from raybench.errors import RaybenchError, ResultsError
 from raybench.report.progress import Progress, seconds_text
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
@@ -52,11 +53,12 @@ def run_sweep(
     from raybench.cluster.guard import Guard
 
     lock = SweepLock(sweep.folder)
-    stop = Stop(time_budget_s, still_ours=lock.check)
+    stop = Stop(time_budget_s, still_ours=lock.check, local=sweep.address is None)
     # To the last word: a signal while the table is drawn leaves no half-written end.
     with lock, stop.installed():
-        # What an earlier run left when it was cut off, so that parts never pile up.
-        sweep.store.compact()
+        sweep.begin()
+        if not sweep.due:  # another driver was quicker
+            return nothing_to_do(sweep)
         content = sweep.config.model_dump(mode="json", exclude={"places"})
         resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
@@ -69,18 +71,30 @@ def run_sweep(
             progress.close()
             end = End(signal=stop.number) if stop.number is not None else End(fault=reason)
             code = _say_stopped(sweep, command, end, progress)
-            write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code)
+            with _noted(sweep):
+                write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code)
             return code
 
         with Guard(stop, last_words, local=sweep.address is None) as guard:
             end = _drive(sweep, progress, stop, guard, verbose)
         if end == End():
-            sweep.store.compact()
+            with _noted(sweep):
+                sweep.end()
         code = _finish(sweep, command, end, progress)
-        counts = sweep.store.trials()["status"].value_counts().to_dicts()
-        trials = {row["status"]: row["count"] for row in counts}
-        write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code, trials=trials)
+        with _noted(sweep):
+            counts = sweep.store.trials()["status"].value_counts().to_dicts()
+            trials = {row["status"]: row["count"] for row in counts}
+            write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code, trials=trials)
     return code
+
+
+@contextlib.contextmanager
+def _noted(sweep: Sweep) -> Iterator[None]:
+    """What cannot be written at the end, on a full disk say, is told; the rows are what matters, and the exit code."""
+    try:
+        yield
+    except (OSError, ResultsError) as error:
+        sweep.say(f"note: {error}")
 
 
 def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: bool) -> End:
@@ -110,8 +124,8 @@ def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: 
     except Exception as error:
         # The rows are safe whatever broke here, so the user needs the reason and the way on rather than a traceback.
         log = sweep.folder / "logs" / "driver.txt"
-        log.parent.mkdir(exist_ok=True)
-        log.write_text(traceback.format_exc())
+        with _noted(sweep):
+            write_atomically(log, traceback.format_exc().encode())
         text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return End(fault=f"{type(error).__name__}: {text} (all of it in {log})")
     return End()

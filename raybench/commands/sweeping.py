@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from raybench.errors import ConfigError, ResultsError
 from raybench.report.comparison import CellResult, compare
 from raybench.results.manifest import environment
 from raybench.results.schema import Status
-from raybench.results.storage import Folder, check_writable, folder_at
+from raybench.results.storage import Folder, check_writable, folder_at, read, remove, write_atomically
 from raybench.results.store import Store
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.search import Search, taught
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 EXIT_COMPLETE = 0
 EXIT_TROUBLE = 1
+REOPENED = "reopened.json"
+"""In the sweep's folder: what a run was asked to run again, until it has ended by itself."""
 PLAIN_WIDTH = 160
 """Columns of a table printed where there is no terminal."""
 
@@ -173,7 +176,9 @@ class Sweep:
         return sweep
 
     def _reopen(self, rerun: Sequence[str]) -> None:
-        """Forget the outcomes that are to be run again."""
+        """Forget the outcomes that are to be run again: those asked for now, and those of a run that was cut off."""
+        pending = self._asked_before()
+        attempts = dict(self.store.trials().select("trial_id", "attempt").iter_rows())
         wanted = {trial.trial_id for trial in self.plan.trials()} | set(self.outcomes)
         faults = []
         for name in rerun:
@@ -185,10 +190,40 @@ class Sweep:
                     known = "failed, diverged, or a trial's 12 digits"
                     faults.append(f"command line: --rerun {name}: no such trial in this sweep ({known})")
             for trial_id in again:
-                if self.outcomes.pop(trial_id, None) is not None:
-                    self.setup.reopened[trial_id] = self.store.next_attempt(trial_id) - 1
+                if trial_id in self.outcomes:
+                    # One that the run which was cut off has done already is not done twice.
+                    pending.setdefault(trial_id, self.store.next_attempt(trial_id) - 1)
         if faults:
             raise ConfigError(faults)
+        self.setup.reopened.update(pending)
+        self._forget(attempts)
+
+    def _forget(self, attempts: dict[str, int]) -> None:
+        for trial_id, attempt in self.setup.reopened.items():
+            if attempts.get(trial_id, 0) <= attempt:
+                self.outcomes.pop(trial_id, None)
+
+    def _asked_before(self) -> dict[str, int]:
+        """What a run that was cut off was asked to run again: trial id -> its last attempt before that."""
+        try:
+            content = json.loads(read(self.folder / REOPENED))
+        except (OSError, ValueError):
+            return {}
+        asked = content if isinstance(content, dict) else {}
+        return {key: value for key, value in asked.items() if isinstance(value, int)}
+
+    def begin(self) -> None:
+        """Under the sweep's lock: look again at what is settled, and keep what is asked to run again."""
+        self.store.compact()  # what an earlier run left when it was cut off, so that parts never pile up
+        self.outcomes = read_outcomes(self.store, self.config)
+        self._forget(dict(self.store.trials().select("trial_id", "attempt").iter_rows()))
+        if self.setup.reopened:
+            write_atomically(self.folder / REOPENED, json.dumps(self.setup.reopened).encode())
+
+    def end(self) -> None:
+        """All that was due is done."""
+        remove([self.folder / REOPENED])
+        self.store.compact()
 
     def search(self, width: int) -> Search:
         """The search, from what is settled."""

@@ -212,7 +212,10 @@ def _with_columns(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
         for name in plain
         if name not in wanted and name not in ORIGIN
     ]
-    return frame.select(*here, *further, *ORIGIN)
+    found = frame.select(*here, *further, *ORIGIN)
+    if odd := [name for name, kind in wanted.items() if found.schema[name] != kind]:
+        raise ValueError(f"column {odd[0]} holds {frame.schema[odd[0]]}")
+    return found
 
 
 def encode(table: pa.Table, *, large: bool = False) -> bytes:

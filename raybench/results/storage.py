@@ -51,7 +51,7 @@ def folder_at(text: str) -> Folder:
     if not separator:
         return Path(text).expanduser().absolute()
     bucket = rest.split("/")[0]
-    if "@" in bucket:
+    if "@" in bucket or ":" in bucket:
         raise ResultsError(
             f"{scheme}://…@…: credentials do not belong in the address, which rows and logs show; "
             "give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,21 @@ class Checkpoints:
 
     def newest(self) -> State | None:
         """The newest checkpoint that can be read; the one before where the newest is damaged, with a warning."""
+        return next(self.states(), None)
+
+    def states(self) -> Iterator[State]:
+        """The checkpoints that can be read, the newest first; a warning for each that cannot."""
         for name in reversed(_names(self.folder)):
             try:
-                return _parse(read(self.folder / name))
+                state = _parse(read(self.folder / name))
             except ResultsError:
                 raise  # the storage, not the file
             except Exception as error:  # a damaged file makes its readers raise almost anything
                 why = f"{self.folder / name}: {type(error).__name__}: not readable, the one before is used"
                 self.skipped.append(why)
                 logger.warning(why)
-        return None
+            else:
+                yield state
 
     def clear(self) -> None:
         """Remove them, drafts too: the trial is settled. Those of later attempts stay."""

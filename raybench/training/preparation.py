@@ -68,8 +68,13 @@ def teacher_folder(config: TrialConfig) -> Path:
     return cache_root() / "teachers" / teacher_key(config)
 
 
-def ensure_teacher(config: TrialConfig, setup: Setup, say: Progress = lambda _: None) -> TeacherRecord:
-    """The record of this trial's teacher, prepared now if nobody has yet. Others wait for whoever prepares it."""
+def ensure_teacher(
+    config: TrialConfig, setup: Setup, say: Progress = lambda _: None, check: Callable[[], None] = lambda: None
+) -> TeacherRecord:
+    """The record of this trial's teacher, prepared now if nobody has yet. Others wait for whoever prepares it.
+
+    `check` is called in every step.
+    """
     folder = teacher_folder(config)
     if (record := _ready(folder)) is not None:
         return record
@@ -79,7 +84,7 @@ def ensure_teacher(config: TrialConfig, setup: Setup, say: Progress = lambda _: 
             return record
         threads = torch.get_num_threads()
         try:
-            return _prepare(config, setup, folder, say)
+            return _prepare(config, setup, folder, say, check)
         finally:
             # The trial that had to prepare its teacher must train like those that found it.
             torch.set_num_threads(threads)
@@ -89,7 +94,9 @@ def _ready(folder: Path) -> TeacherRecord | None:
     return TeacherRecord.load(folder) if (folder / WEIGHTS).exists() else None
 
 
-def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> TeacherRecord:
+def _prepare(
+    config: TrialConfig, setup: Setup, folder: Path, say: Progress, check: Callable[[], None]
+) -> TeacherRecord:
     own, teacher = config.teacher_trial(), config.canonical().distillation.teacher
     assert own is not None
     assert teacher is not None
@@ -100,7 +107,7 @@ def _prepare(config: TrialConfig, setup: Setup, folder: Path, say: Progress) -> 
     torch.set_num_threads(setup.threads if macs * own.batch_size >= WORTH_THREADS_MACS else 1)
     task = Classification(ingredients.built, device.device, own.label_smoothing, head_only=teacher.prepare == "head")
     if teacher.prepare != "none":
-        run = Run(own, task, ingredients.training, ingredients.validation, device)
+        run = Run(own, task, ingredients.training, ingredients.validation, device, None, check)
         every_s, every_epochs = setup.checkpoint_every_s, setup.checkpoint_every_epochs
         _train(run, Checkpoints(folder / "checkpoints", every_s=every_s, every_epochs=every_epochs), say)
     scores = {
@@ -149,11 +156,11 @@ def _train(run: Run, checkpoints: Checkpoints, say: Progress) -> None:
             checkpoints.save(run.state())
         return True
 
-    train(run, run.config.schedule.epochs, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), after_epoch)
-    if not run.best_weights:
+    went = train(run, run.config.schedule.epochs, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), after_epoch)
+    if not went or not run.best_weights:
         raise RaybenchError(
-            f"teacher {run.config.model.name}: its loss was never a number; lower distillation.teacher.optimizer.lr = "
-            f"{run.config.optimizer.lr:g}"
+            f"teacher {run.config.model.name}: its loss is not a number in epoch {run.epoch}; "
+            f"lower distillation.teacher.optimizer.lr = {run.config.optimizer.lr:g}"
         )
     run.use_best()
 
@@ -237,9 +244,11 @@ def teacher_logits(
 def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progress = lambda _: None) -> TeacherRecord:
     """Prepare the teacher and, where the trials use the cache, its logits: what the trials would else wait for."""
     torch.set_num_threads(setup.threads)
-    # A worker whose driver is gone would hold the teacher's lock for as long as it trains.
-    with Watchdog(Limits()) if setup.guarded else contextlib.nullcontext():
-        record = ensure_teacher(config, setup, say)
+    # A worker that hangs, or whose driver is gone, would hold the teacher's lock for ever.
+    limits = Limits(stall_s=setup.stall_s)
+    with Watchdog(limits) if setup.guarded else contextlib.nullcontext():
+        record = ensure_teacher(config, setup, say, limits.check)
+        limits.rest()
         if config.distillation.cache == "prefill":
             fill_cache(config, setup, choose_device(config.precision, setup.gpu), images)
     return record

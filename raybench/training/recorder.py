@@ -54,6 +54,9 @@ class Setup:
     env: dict[str, Any] = field(default_factory=dict)
     reopened: dict[str, int] = field(default_factory=dict)
     """Trial id -> last attempt before it was asked to run again; settled rows up to that attempt do not count."""
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Trial id -> the attempt that its next start is at least. Who hands trials out knows of starts that a network
+    file system does not show yet to another machine."""
 
     @property
     def threads(self) -> int:
@@ -76,7 +79,7 @@ class Recorder:
         self.config = config
         self.setup = setup
         self.store = Store(folder)
-        attempt = self.store.next_attempt(config.trial_id)
+        attempt = max(self.store.next_attempt(config.trial_id), setup.attempts.get(config.trial_id, 1))
         self.checkpoints = Checkpoints(
             folder / "checkpoints" / config.trial_id,
             every_s=setup.checkpoint_every_s,
@@ -131,13 +134,15 @@ class Recorder:
 
     def resume(self) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
-        if (state := self.checkpoints.newest()) is None:
-            return None
-        rows = [row for row in self.store.last_epochs(self.config.trial_id) if row.epoch <= state["epoch"]]
-        if [row.epoch for row in rows] != list(range(1, state["epoch"] + 1)):
+        known = self.store.last_epochs(self.config.trial_id)
+        for state in self.checkpoints.states():
+            rows = [row for row in known if row.epoch <= state["epoch"]]
+            if [row.epoch for row in rows] == list(range(1, state["epoch"] + 1)):
+                break
             logger.warning(
-                f"trial {self.config.trial_id}: rows of epochs before its checkpoint are lost; it begins anew"
+                f"trial {self.config.trial_id}: rows of epochs before its checkpoint of epoch {state['epoch']} are lost"
             )
+        else:
             return None
         self.rows = rows
         if self._settled_attempts < state.get("attempt", 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import tempfile
@@ -19,7 +20,7 @@ from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
 from raybench.results.schema import Status
-from raybench.results.storage import write_atomically
+from raybench.results.storage import explain, write_atomically
 from raybench.training.batches import PlainImages
 from raybench.training.device import Device, choose_device, driver_version, out_of_memory, release_memory
 from raybench.training.ingredients import Ingredients, gather
@@ -86,6 +87,9 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
             raise
         except RaybenchError as error:
             reason = str(error)
+        except OSError as error:
+            # A disk that is full or gone is no fault of the trial: it stays due.
+            raise explain(error, Path(error.filename) if error.filename else setup.results) from error
         except Exception as error:
             if (lack := out_of_memory(error)) is not None:
                 images = recorder.row.micro_batch
@@ -102,8 +106,14 @@ def _watched(setup: Setup, recorder: Recorder, limits: Limits) -> contextlib.Abs
     if not setup.guarded:
         return contextlib.nullcontext()
     # The file must be one of this machine, wherever the results lie.
-    folder = recorder.log.parent if isinstance(recorder.log, Path) else Path(tempfile.gettempdir())
+    folder = recorder.log.parent if isinstance(recorder.log, Path) else _own_folder()
     return Watchdog(limits, folder / f"{recorder.log.stem}-stack.txt", recorder.give_up)
+
+
+@functools.cache
+def _own_folder() -> Path:
+    """A folder that only this process's user can write into."""
+    return Path(tempfile.mkdtemp(prefix="raybench-stacks-"))
 
 
 def _run(

@@ -155,8 +155,7 @@ def test_a_signal_to_every_process_at_once(
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
     output = driver.communicate(timeout=40)[0]
-    # State is on the disk after every epoch; what takes its time is the end of Ray.
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 12  # 10 s as promised, and the end of a process on a busy machine
     assert driver.returncode == code, output
     assert "Go on with:  python -m raybench.sweep" in output
     _, alive = psutil.wait_procs(ours, timeout=10)

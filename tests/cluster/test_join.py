@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pytest
 
 if TYPE_CHECKING:
     from conftest import Sweeps  # type: ignore[import-not-found]
@@ -26,6 +27,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.scenario(9)
 def test_two_nodes_share_the_trials(sweeps: Sweeps, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))

@@ -178,7 +178,7 @@ def test_a_node_that_is_cut_off_changes_nothing_afterwards(
     again = sweeps.run("cut-off", *TRAINING)
     assert again.returncode == 0, again.stdout
     assert "nothing to do: 2 of 2 trials settled (2 complete)" in again.stdout
-    assert_frame_equal(sweeps.metrics("undisturbed"), undisturbed, check_exact=True)
+    assert_frame_equal(sweeps.metrics("cut-off"), undisturbed, check_exact=True)
 
 
 @pytest.mark.scenario(7)
