@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LINE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\d+(?:\.\d+)*(?:(?:a|b|rc|\.post)\d+)?)")
 # What the Makefile runs and installs with, and what the tests and the type checker import.
 TOOLS = {"uv", "hatchling", "editables", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "import-linter"}
+TOOLS |= {"moto", "flask", "flask-cors"}  # the object store of the tests
 
 in_own_environment = pytest.mark.skipif(
     Path(sys.prefix).resolve() != (ROOT / ".venv").resolve(), reason="not run by the .venv that the lock describes"

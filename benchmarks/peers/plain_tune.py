@@ -118,7 +118,6 @@ def main(folder: Path) -> int:
                 name=NAME,
                 storage_path=str(folder),
                 failure_config=tune.FailureConfig(max_failures=3),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             ),
         )
     results = tuner.fit()

@@ -19,7 +19,7 @@ from raybench.errors import RaybenchError, ResultsError
 from raybench.report.progress import Progress, seconds_text
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
-from raybench.results.parts import write_atomically
+from raybench.results.storage import write_atomically
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
 from raybench.search.search import Search, taught

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from raybench.errors import ResultsError
 from raybench.results.schema import polars_schema
 from raybench.results.storage import Folder, Stamp, each, entries, read, remove, stamp
-from raybench.results.storage import write_atomically as write_atomically
 
 PART = re.compile(r"(?P<trial>[A-Za-z0-9][A-Za-z0-9_.-]*?)-a(?P<attempt>[1-9]\d*)(?:-(?P<by>trial|driver))?\.parquet")
 COMPACT = re.compile(r"compact-(?P<number>[1-9]\d*)\.parquet")

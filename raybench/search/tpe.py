@@ -126,7 +126,13 @@ class TreeParzen:
         study = optuna.create_study(sampler=sampler, direction="maximize")
         space = {key: distribution(values) for key, values in self.sweep.tune.space.items()}
         told = zip(self.suggestions.points, settings, strict=True)
-        study.add_trials([self._told(point, setting, space, outcomes) for point, setting in told])
+        try:
+            study.add_trials([self._told(point, setting, space, outcomes) for point, setting in told])
+        except ValueError as error:
+            raise ResultsError(
+                f"{self.suggestions.path}: a suggestion is none of tune.space ({str(error).splitlines()[0]}); "
+                "move the file away, and the cell is tuned anew beside its rows"
+            ) from None
         trial = study.ask(space)
         return {key: as_written(self.sweep.tune.space[key], value) for key, value in trial.params.items()}
 

@@ -32,7 +32,7 @@ from raybench.results.manifest import write_manifest
 from raybench.results.parts import COMPACT, PART
 from raybench.results.schema import Status, epoch_schema, trial_schema
 from raybench.results.store import Store
-from raybench.search.outcomes import Outcomes
+from raybench.search.outcomes import Known, Outcomes
 from raybench.search.search import Search
 from raybench.search.tpe import suggestions_name
 from raybench.training.checkpoints import Checkpoints
@@ -369,6 +369,9 @@ def check_suggestions(folder: Folder, tpe: Plan, content: bytes) -> None:
         assert search.finished in (True, False)
         assert sum(len(cell.settings) for cell in search.cells()) <= 4 * len(tpe.cells)
         search.next_job()
+        ids = {trial.trial_id for cell in search.cells() for setting in cell.settings for trial in setting.trials}
+        settled = Outcomes(dict.fromkeys(ids, Known(Status.COMPLETE, {1: 50.0})))
+        Search(tpe, settled, folder.scratch, 1).next_job()
     except ResultsError as error:
         refused = str(error)
     assert not refused or str(root) in refused
