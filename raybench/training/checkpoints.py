@@ -23,6 +23,8 @@ from raybench.results.storage import Folder, entries, read, remove, write_atomic
 
 State = dict[str, Any]
 KEEP = 2
+SHARE = 0.02
+"""Of a trial's time that saving may take, where the interval is one of time."""
 NAME = re.compile(r"a(?P<attempt>\d+)-epoch-(?P<epoch>\d+)\.pt")
 DRAFT = re.compile(rf"\.{NAME.pattern}\..+\.tmp")
 
@@ -35,6 +37,8 @@ class Checkpoints:
     def __init__(self, folder: Folder, every_s: float = 5.0, attempt: int = 1, every_epochs: int | None = None) -> None:
         """One is due after `every_s`, or each `every_epochs` where that is given.
 
+        Where saving one takes more than SHARE of `every_s`, as with large models or slow storage, the next waits so
+        much longer; an `every_s` of 0 is each epoch, whatever it takes.
         `attempt` is part of the names: what an attempt cut off by a partition writes late is older than the rest.
         """
         self.folder = folder
@@ -48,12 +52,14 @@ class Checkpoints:
         self.mib = 0.0
         """Size of the newest one saved (MiB)."""
         self._last = time.monotonic()
+        self._took = 0.0
 
     def due(self, epoch: int) -> bool:
         """Whether one is worth its time after so many epochs."""
         if self.every_epochs is not None:
             return epoch % self.every_epochs == 0
-        return time.monotonic() - self._last >= self.every_s
+        wait = max(self.every_s, self._took / SHARE) if self.every_s else 0.0
+        return time.monotonic() - self._last >= wait
 
     def save(self, state: State) -> None:
         """Keep `state`, whose `epoch` names the file. Raises ResultsError when it cannot be written, as on a full disk.
@@ -66,7 +72,8 @@ class Checkpoints:
         write_atomically(self.folder / f"a{self.attempt}-epoch-{state['epoch']:06d}.pt", content.getbuffer())
         remove(self.folder / name for name in _names(self.folder)[:-KEEP])
         self.mib = content.tell() / 2**20
-        self.seconds += time.perf_counter() - begun
+        self._took = time.perf_counter() - begun
+        self.seconds += self._took
         self._last = time.monotonic()
 
     def newest(self) -> State | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,25 +66,38 @@ class Sweeps:
             check=False,
         )
 
-    def start(self, results: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, results: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start, and let it run."""
         return subprocess.Popen(
             self.command(results, *arguments),
-            env=self.environment,
+            env=self.environment | variables,
             cwd=self.folder,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
 
+    def workers(self, driver: int) -> list[psutil.Process]:
+        """The processes of a driver that train."""
+        return self.descendants(driver, lambda command: "ResourceTrainable" in command)
+
+    def descendants(self, driver: int, which: Callable[[str], bool]) -> list[psutil.Process]:
+        """The processes below a driver whose command line is one of those."""
+        found = []
+        for process in psutil.Process(driver).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if which(" ".join(process.cmdline())):
+                    found.append(process)
+        return found
+
     def metrics(self, results: str) -> pl.DataFrame:
         """Every number of the epochs table that is not a time."""
-        table = pl.read_parquet(self.folder / results / "tiny" / "epochs")
+        table = pl.read_parquet(self.folder / results / "tiny" / "epochs" / "*.parquet")
         return table.drop([name for name in TIMES if name in table.columns]).sort("trial_id", "epoch")
 
     def finals(self, results: str) -> pl.DataFrame:
         """What the trials table says of each trial's end."""
-        return pl.read_parquet(self.folder / results / "tiny" / "trials").select(FINALS).sort("trial_id")
+        return pl.read_parquet(self.folder / results / "tiny" / "trials" / "*.parquet").select(FINALS).sort("trial_id")
 
 
 @pytest.fixture(scope="module")

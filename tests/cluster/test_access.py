@@ -45,30 +45,42 @@ def test_strangers_are_refused_and_the_token_is_ours_alone(sweeps: Sweeps, tmp_p
     processes = psutil.Process(driver.pid).children(recursive=True)
     (gcs,) = [process for process in processes if process.cmdline()[0].endswith("gcs_server")]
     logs = Path(next(part.partition("=")[2] for part in gcs.cmdline() if part.startswith("--log_dir=")))
-    port = next(part.partition("=")[2] for part in gcs.cmdline() if part.startswith("--gcs_server_port="))
-    listening = [each.laddr.port for each in gcs.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
-    for variables in ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
-        stranger = subprocess.run(
-            [sys.executable, "-c", STRANGER, f"127.0.0.1:{max(int(port), *listening)}"],
-            env=sweeps.environment | variables | {"HOME": str(home)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "let in" not in stranger.stdout, stranger.stdout + stranger.stderr
+    token = Path(sweeps.environment["RAYBENCH_CACHE"]) / "ray_token"
+    secret = token.read_bytes().strip()
+    address = _address(gcs)
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secret.decode()}
+    environment = sweeps.environment | {"HOME": str(home)}
+    assert "let in" in _stranger(address, environment | ours)
+    for variables in (ours | {"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        assert "let in" not in (said := _stranger(address, environment | variables)), said
     assert not any("dashboard.py" in " ".join(p.cmdline()) and _listens(p, 8265) for p in processes if p.is_running())
     output = driver.communicate(timeout=240)[0]
     assert driver.returncode == 0, output
-    token = Path(sweeps.environment["RAYBENCH_CACHE"]) / "ray_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert list(home.rglob("*token*")) == []
-    secret = token.read_bytes().strip()
     assert len(secret) == 64
     told = [path for folder in (sweeps.folder / "access", logs) for path in folder.rglob("*") if path.is_file()]
     assert len(told) > 5
     assert [path for path in told if secret in path.read_bytes()] == []
     assert secret.decode() not in output
+
+
+def _address(gcs: psutil.Process) -> str:
+    """Where Ray's head listens, as its own log line of the command says."""
+    given = next(part.partition("=")[2] for part in gcs.cmdline() if part.startswith("--gcs_server_port="))
+    listening = {each.laddr.port for each in gcs.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    assert int(given) in listening, (given, listening)
+    return f"127.0.0.1:{given}"
+
+
+def _stranger(address: str, environment: dict[str, str]) -> str:
+    """What a process says that tries to run a task there."""
+    command = [sys.executable, "-c", STRANGER, address]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    except subprocess.TimeoutExpired as expired:
+        return f"no answer: {expired}"
+    return done.stdout + done.stderr
 
 
 def _listens(process: psutil.Process, port: int) -> bool:

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,23 +45,10 @@ def _in_training(sweeps: Sweeps, results: str, driver: subprocess.Popen[str]) ->
 
     before, deadline = newest(), time.monotonic() + 120
     while time.monotonic() < deadline and driver.poll() is None:
-        if newest() > before and _workers(driver.pid):
+        if newest() > before and sweeps.workers(driver.pid):
             return
         time.sleep(0.02)
     raise AssertionError("no worker began to train")
-
-
-def _workers(driver: int) -> list[psutil.Process]:
-    return _descendants(driver, lambda command: "ResourceTrainable" in command)
-
-
-def _descendants(driver: int, which: Callable[[str], bool]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(driver).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if which(" ".join(process.cmdline())):
-                found.append(process)
-    return found
 
 
 def _everything(driver: int) -> list[psutil.Process]:
@@ -73,7 +60,7 @@ def _finish(sweeps: Sweeps, results: str, undisturbed: pl.DataFrame) -> subproce
     again = sweeps.run(results, *LONG)
     assert again.returncode == 0, again.stdout + again.stderr
     assert_frame_equal(sweeps.metrics(results), undisturbed, check_exact=True)
-    trials = pl.read_parquet(sweeps.folder / results / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / results / "tiny" / "trials" / "*.parquet")
     assert trials["trial_id"].is_unique().all()
     assert set(trials["status"]) == {"complete"}
     return again  # type: ignore[no-any-return]
@@ -104,7 +91,7 @@ def test_ray_dies_beneath_the_driver(sweeps: Sweeps, undisturbed: pl.DataFrame, 
     driver = sweeps.start(name, *LONG)
     _in_training(sweeps, name, driver)
     ours = _everything(driver.pid)
-    (victim, *_) = _descendants(driver.pid, lambda command: command.split()[0].endswith(process))
+    (victim, *_) = sweeps.descendants(driver.pid, lambda command: command.split()[0].endswith(process))
     begun = time.monotonic()
     victim.kill()
     output = driver.communicate(timeout=60)[0]
@@ -192,7 +179,7 @@ def test_the_kernel_ends_a_worker_for_want_of_memory(sweeps: Sweeps, small_memor
     dead: set[int] = set()
     while driver.poll() is None and squeezed < 2 and time.monotonic() < deadline:
         # Ray itself starts a worker anew that dies before it trains.
-        for worker in _descendants(driver.pid, lambda command: "ResourceTrainable.train" in command):
+        for worker in sweeps.descendants(driver.pid, lambda command: "ResourceTrainable.train" in command):
             if worker.pid not in dead:
                 # What it holds already is not counted; each epoch's new pages are.
                 with contextlib.suppress(OSError):
@@ -203,7 +190,7 @@ def test_the_kernel_ends_a_worker_for_want_of_memory(sweeps: Sweeps, small_memor
     output = driver.communicate(timeout=240)[0]
     assert squeezed == 2, f"the kernel ended {squeezed} workers; {output}"
     assert driver.returncode == 1, output
-    trials = pl.read_parquet(sweeps.folder / "memory" / "tiny" / "trials").sort("status")
+    trials = pl.read_parquet(sweeps.folder / "memory" / "tiny" / "trials" / "*.parquet").sort("status")
     assert trials["status"].to_list() == ["complete"] * 3 + ["failed"]
     (reason,) = trials.filter(pl.col("status") == "failed")["reason"]
     assert reason.startswith("out of memory: the kernel killed its worker")

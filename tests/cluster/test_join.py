@@ -48,7 +48,7 @@ def test_two_nodes_share_the_trials(sweeps: Sweeps, tmp_path: Path) -> None:
         result = sweeps.run("joined", "--address", "auto", **access, RAY_ADDRESS=address)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "on the cluster at auto" in result.stdout
-        trials = pl.read_parquet(sweeps.folder / "joined" / "tiny" / "trials").sort("started")
+        trials = pl.read_parquet(sweeps.folder / "joined" / "tiny" / "trials" / "*.parquet").sort("started")
         assert set(trials["status"]) == {"complete"}
         # Each node has one CPU, so trials that overlap in time ran on both.
         overlaps = (trials["started"].shift(-1) < trials["ended"]).sum()

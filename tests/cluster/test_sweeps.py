@@ -55,8 +55,8 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
         "curves.png",
     }
     assert expected <= names
-    assert [path.suffix for path in (folder / "trials").iterdir()] == [".parquet"]
-    assert len(list((folder / "epochs").iterdir())) == 1
+    assert [path.suffix for path in (folder / "trials" / "*.parquet").iterdir()] == [".parquet"]
+    assert len(list((folder / "epochs" / "*.parquet").iterdir())) == 1
     resolved = yaml.safe_load((folder / "sweep.yaml").read_text())
     assert resolved["preset"] == "quick"
     assert resolved["fingerprints"]["digits"]
@@ -95,7 +95,7 @@ def test_a_finished_sweep_is_extended(whole: subprocess.CompletedProcess[str], s
     assert more.returncode == 0, more.stdout + more.stderr
     assert "12 trials, 8 settled" in more.stdout
     assert sweeps.finals("whole").height == 12
-    assert pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials")["attempt"].to_list() == [1] * 12
+    assert pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials" / "*.parquet")["attempt"].to_list() == [1] * 12
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_trials_are_run_again_when_asked(sweeps: Sweeps) -> None:
     chosen = before["trial_id"][0]
     again = sweeps.run("again", "--seeds", "1", "--rerun", chosen)
     assert again.returncode == 0, again.stdout + again.stderr
-    trials = pl.read_parquet(sweeps.folder / "again" / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / "again" / "tiny" / "trials" / "*.parquet")
     assert trials.filter(pl.col("attempt") == 2)["trial_id"].to_list() == [chosen]
     assert_frame_equal(sweeps.finals("again"), before, check_exact=True)
 
@@ -169,7 +169,7 @@ def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     victim.kill()
     output = driver.communicate(timeout=120)[0]
     assert driver.returncode == 0, output
-    trials = pl.read_parquet(sweeps.folder / "killed" / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / "killed" / "tiny" / "trials" / "*.parquet")
     assert set(trials["status"]) == {"complete"}
     assert trials["failures"].sum() == 1
     assert trials["attempt"].max() == 2
@@ -183,12 +183,12 @@ def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Swee
     assert driver.stdout is not None
     folder = sweeps.folder / "dies" / "tiny"
     for attempt in (1, 2):
-        while not list((folder / "epochs").glob(f"*-a{attempt}.parquet")) and driver.poll() is None:
+        while not list((folder / "epochs" / "*.parquet").glob(f"*-a{attempt}.parquet")) and driver.poll() is None:
             time.sleep(0.02)
         next(_training(driver.pid, folder)).kill()
     output = driver.communicate(timeout=240)[0]
     assert driver.returncode == 1, output
-    completed, failed = pl.read_parquet(folder / "trials").sort("status").to_dicts()
+    completed, failed = pl.read_parquet(folder / "trials" / "*.parquet").sort("status").to_dicts()
     assert (completed["status"], failed["status"]) == ("complete", "failed")
     assert failed["reason"].startswith("its worker died 2 times")
     assert failed["failures"] == 2
@@ -199,7 +199,7 @@ def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     """The worker that trains, once it has written an epoch."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if list((folder / "epochs").glob("*.parquet")):
+        if list((folder / "epochs" / "*.parquet").glob("*.parquet")):
             for process in psutil.Process(driver).children(recursive=True):
                 if any("ResourceTrainable" in part for part in process.cmdline()):
                     yield process
@@ -220,7 +220,7 @@ def test_schedulers_stop_settings_within_their_cell(
     name = arguments[0].partition("=")[2]
     result = sweeps.run(name, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
-    trials = pl.read_parquet(sweeps.folder / name / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / name / "tiny" / "trials" / "*.parquet")
     assert trials.height == 8
     assert set(trials["status"]) <= {"complete", "pruned"}
     if pruned is not None:
@@ -240,12 +240,12 @@ def test_tpe_asks_within_each_cell_and_resumes(sweeps: Sweeps) -> None:
     space = ("tune.algorithm=tpe", "optimizer.lr={loguniform: [0.01, 0.3]}", "--seeds", "1")
     first = sweeps.run("tpe", *space, "--num-samples", "2")
     assert first.returncode == 0, first.stdout + first.stderr
-    rates = pl.read_parquet(sweeps.folder / "tpe" / "tiny" / "trials")["config/optimizer.lr"].to_list()
+    rates = pl.read_parquet(sweeps.folder / "tpe" / "tiny" / "trials" / "*.parquet")["config/optimizer.lr"].to_list()
     assert len(rates) == 4
     more = sweeps.run("tpe", *space, "--num-samples", "3")
     assert more.returncode == 0, more.stdout + more.stderr
     assert "6 trials, 4 settled" in more.stdout
-    trials = pl.read_parquet(sweeps.folder / "tpe" / "tiny" / "trials")
+    trials = pl.read_parquet(sweeps.folder / "tpe" / "tiny" / "trials" / "*.parquet")
     assert trials.height == 6
     assert set(rates) < set(trials["config/optimizer.lr"].to_list())
 

@@ -77,28 +77,16 @@ def start() -> Iterator[Start]:
 # --- disks ---
 
 
-def mount(folder: Path, options: str) -> None:
-    """A tmpfs on `folder`, or a skip."""
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no right to mount a tmpfs here: {done.stderr.strip()}")
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(disk: Callable[[str], Path]) -> Path:
     """A file system of 512 KiB."""
-    mount(tmp_path / "disk", "size=512k")
-    yield tmp_path / "disk"
-    subprocess.run(["umount", tmp_path / "disk"], check=True)
+    return disk("size=512k")
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
+def read_only(disk: Callable[[str], Path]) -> Path:
     """A folder on a file system that is mounted read-only: root may not write there either."""
-    mount(tmp_path / "locked", "ro,size=64k")
-    yield tmp_path / "locked"
-    subprocess.run(["umount", tmp_path / "locked"], check=True)
+    return disk("ro,size=64k")
 
 
 # --- S3 ---

@@ -164,6 +164,28 @@ def test_due_by_the_clock_or_by_epochs(tmp_path: Path) -> None:
     assert [epoch for epoch in range(1, 10) if third.due(epoch)] == [3, 6, 9]
 
 
+def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    slow, each = Checkpoints(tmp_path / "slow", every_s=5), Checkpoints(tmp_path / "each", every_s=0)
+
+    def written(_path: Path, _content: object) -> None:
+        nonlocal now
+        now += 0.4
+
+    monkeypatch.setattr("raybench.training.checkpoints.write_atomically", written)
+    now = 5.0
+    assert slow.due(1)
+    for kept in (slow, each):
+        kept.save(state(1))
+    now = 25.0
+    assert not slow.due(2)
+    assert each.due(2)
+    now = 25.5
+    assert slow.due(3)
+
+
 def test_time_and_size_are_accounted(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     begun = time.perf_counter()
