@@ -32,12 +32,13 @@ from raybench.results.store import Store
 from raybench.results.tensorboard import TrialBoard
 from raybench.training.batches import PlainImages
 from raybench.training.checkpoints import Checkpoints, State
+from raybench.training.classifying import make_task
 from raybench.training.device import choose_device
 from raybench.training.ingredients import gather
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.recorder import Setup
-from raybench.training.trial import make_task, run_trial
+from raybench.training.trial import run_trial
 from raybench.training.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[1]

@@ -25,12 +25,12 @@ from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.config.trial import TrialConfig
 from raybench.training.batches import PlainImages
+from raybench.training.classifying import make_task
 from raybench.training.device import choose_device
 from raybench.training.ingredients import gather
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
 from raybench.training.preparation import prepare_teacher
 from raybench.training.recorder import Setup
-from raybench.training.trial import make_task
 
 NAME = "smoke"
 TRIALS_FAILED = 3

@@ -20,9 +20,11 @@ RECIPE_VERSION = 1
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes, NumPy's being the narrowest."""
 Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
+OF_A_SWEEP = "sweep:"
 AUGMENTATION = re.compile(r"crop[1-9]\d*|hflip")
 
 
@@ -67,7 +69,9 @@ class ModelConfig(Section):
 
     name: str
     weights: str = "none"
-    """`none` (from scratch), `pretrained` (those published for the name), or the path of a file."""
+    """`none` (from scratch), `pretrained` (those published for the name), the path of a file, or {sweep, trial}: those
+    a trial of another sweep has kept, `trial` being its 12 digits or `best` on validation (kept as `sweep:NAME/TRIAL`).
+    """
     image_size: PositiveInt | None = None
     """Side in pixels to which views are resized for this model; none takes the data set's."""
     options: dict[str, int | float | bool | str] = {}
@@ -75,6 +79,24 @@ class ModelConfig(Section):
     mean: Channels | None = None
     std: Channels | None = None
     """Normalisation of the input in [0, 1]; none takes that of the pretrained weights, else that of the data set."""
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _of_a_sweep(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        sweep, trial = value.get("sweep"), value.get("trial", "best")
+        if value.keys() - {"sweep", "trial"} or not isinstance(sweep, str) or not isinstance(trial, str):
+            raise ValueError("must be none, pretrained, the path of a file, or {sweep: NAME, trial: best | 12 digits}")
+        return f"{OF_A_SWEEP}{sweep}/{trial}"
+
+    @property
+    def of_sweep(self) -> tuple[str, str] | None:
+        """(sweep, trial) where the weights are those of a trial of another sweep."""
+        if not self.weights.startswith(OF_A_SWEEP):
+            return None
+        sweep, _, trial = self.weights.removeprefix(OF_A_SWEEP).partition("/")
+        return sweep, trial or "best"
 
 
 class OptimizerConfig(Section):
@@ -86,6 +108,12 @@ class OptimizerConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     nesterov: bool = False
+    betas: Annotated[tuple[Beta, Beta], Strict(False)] = (0.9, 0.999)
+    """Of Adam and AdamW."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Of Adam and AdamW."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients of a step are scaled down to this norm where theirs is larger."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> OptimizerConfig:
@@ -97,9 +125,16 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """Learning rate over the epochs, stepped every batch."""
 
-    name: Literal["cosine", "constant"] = "cosine"
+    name: Literal["cosine", "constant", "noam"] = "cosine"
+    """`noam`: lr * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), that of the Transformer."""
     epochs: PositiveInt = 10
     """Epochs trained."""
+    patience: PositiveInt | None = None
+    """Epochs without a better validation metric after which training stops."""
+    warmup_steps: PositiveInt = 4000
+    """Of `noam`, in batches."""
+    d_model: PositiveInt = 512
+    """Of `noam`."""
     horizon_epochs: PositiveInt | None = None
     """Epochs the cosine is meant for; none means `epochs`. A run may stop before its horizon."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
@@ -110,6 +145,8 @@ class ScheduleConfig(Section):
     def _ordered(self) -> ScheduleConfig:
         if self.horizon_epochs is not None and self.horizon_epochs < self.epochs:
             raise ValueError(f"horizon_epochs = {self.horizon_epochs} must be at least epochs = {self.epochs}")
+        if self.name == "noam":
+            return self
         # A constant rate has no horizon, so that a warm-up must end while it trains.
         length = self.epochs if self.name == "constant" else self.horizon_epochs or self.epochs
         if self.warmup_epochs >= length:
@@ -160,25 +197,70 @@ class DistillationConfig(Section):
         return self
 
 
+class MixConfig(Section):
+    """Mixup and CutMix: each batch is mixed with itself in reverse order, labels too."""
+
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """alpha of the Beta distribution from which the share of each image is drawn; 0: off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """The same for the area of a box cut out of the other image; 0: off."""
+    prob: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With which a batch is mixed."""
+    switch_prob: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With which it is CutMix where both are on."""
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class CodecConfig(Section):
+    """What an image codec is trained for: loss = lmbda * 255^2 * MSE + bits per pixel."""
+
+    lmbda: Annotated[float, Field(gt=0)] = 0.025
+    """Weight of the distortion; CompressAI's qualities 1 to 8 are 0.0018 to 0.18, 5 is 0.025."""
+    aux_lr: Annotated[float, Field(gt=0)] = 0.001
+    """Learning rate of the entropy model's quantiles, which have a loss of their own."""
+
+
+Task = Literal["image_classification", "translation", "compression"]
+
+
 class TrialConfig(Section):
     """Everything that decides a trial's numbers. Paths, resources, workers and logging do not belong here."""
 
+    task: Task = "image_classification"
     dataset: DatasetConfig
     model: ModelConfig
     distillation: DistillationConfig = DistillationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: PositiveInt = 128
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are summed for one step of the optimizer."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mix: MixConfig = MixConfig()
+    codec: CodecConfig = CodecConfig()
+    """For `task: compression`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; the row says what was really used."""
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> TrialConfig:
+        distilled = self.distillation.type != "none" and self.distillation.alpha > 0
+        if distilled and self.task != "image_classification":
+            raise ValueError(f"task = {self.task} has no distillation (distillation.type = none)")
+        if distilled and self.mix.on and self.distillation.cache == "prefill":
+            raise ValueError("mix: the teacher must see the mixed images too, so distillation.cache must be off")
+        return self
+
     def inert(self) -> frozenset[str]:
         """Dotted names (of settings or whole sections) that cannot change this trial's numbers."""
-        keys: set[str] = set()
+        keys = _inert_of_task(self.task)
         distillation = self.distillation
-        if distillation.type == "none" or distillation.alpha == 0:
+        if self.task != "image_classification" or distillation.type == "none" or distillation.alpha == 0:
             keys |= {f"distillation.{name}" for name in DistillationConfig.model_fields if name != "alpha"}
         elif distillation.type == "hard":
             keys |= {"distillation.tau", "distillation.reduction"}
@@ -187,14 +269,10 @@ class TrialConfig(Section):
             keys.add("distillation.teacher.gate")
             if teacher.prepare == "none":
                 keys |= {f"distillation.teacher.{name}" for name in TEACHER_TRAINING}
-            if teacher.optimizer.name != "sgd":
-                keys |= {"distillation.teacher.optimizer.momentum", "distillation.teacher.optimizer.nesterov"}
-        if self.optimizer.name != "sgd":
-            keys |= {"optimizer.momentum", "optimizer.nesterov"}
-        if self.schedule.name == "constant":
-            keys |= {"schedule.horizon_epochs", "schedule.min_lr"}
-        elif self.schedule.horizon_epochs == self.schedule.epochs:
-            keys.add("schedule.horizon_epochs")
+            keys |= {f"distillation.teacher.{key}" for key in _inert_of_optimizer(teacher.optimizer)}
+        keys |= _inert_of_optimizer(self.optimizer) | _inert_of_schedule(self.schedule)
+        if not self.mix.on:
+            keys |= {"mix.prob", "mix.switch_prob"}
         return frozenset(keys)
 
     def canonical(self) -> TrialConfig:
@@ -229,7 +307,7 @@ class TrialConfig(Section):
         """What decides this trial's numbers and differs from its default."""
         content = self._canonical.model_dump(mode="json", exclude_defaults=True)
         for section in (content["model"], content["distillation"].get("teacher", {})):
-            # A path says where a file lies, not which one it is.
+            # A path says where a file lies, and a sweep's name where a trial's are; neither which weights they are.
             if section.get("weights", "none") not in ("none", "pretrained"):
                 section["weights"] = Path(section["weights"]).name
         return content
@@ -261,6 +339,31 @@ class TrialConfig(Section):
             precision=self.precision,
             seed=teacher.seed,
         )
+
+
+def _inert_of_task(task: Task) -> set[str]:
+    images = {"dataset.image_size", "dataset.augment", "dataset.views", "mix.mixup", "mix.cutmix"}
+    if task == "translation":
+        return {*images, "dataset.val_size", "codec.lmbda", "codec.aux_lr"}
+    if task == "compression":
+        return {"mix.mixup", "mix.cutmix", "label_smoothing"}
+    return {"codec.lmbda", "codec.aux_lr"}
+
+
+def _inert_of_optimizer(optimizer: OptimizerConfig) -> set[str]:
+    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum", "nesterov")
+    return {f"optimizer.{name}" for name in unused}
+
+
+def _inert_of_schedule(schedule: ScheduleConfig) -> set[str]:
+    if schedule.name == "noam":
+        return {"schedule.horizon_epochs", "schedule.min_lr", "schedule.warmup_epochs"}
+    unused = {"schedule.warmup_steps", "schedule.d_model"}
+    if schedule.name == "constant":
+        unused |= {"schedule.horizon_epochs", "schedule.min_lr"}
+    elif schedule.horizon_epochs == schedule.epochs:
+        unused.add("schedule.horizon_epochs")
+    return unused
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch import Tensor
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.views import draw_slots, epoch_order, render, view_count, view_table
+from raybench.training.metrics import Measures
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Batch:
     slots: Tensor  # (B,) which of its fixed views each image shows
     views: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,)
+    targets: Tensor | None = None  # (B, classes) probabilities, where images are mixed; labels are then the first ones
+
+    @property
+    def weight(self) -> int:
+        """How many its losses are means over: images."""
+        return len(self.labels)
 
     def parts(self, most: int | None) -> list[Batch]:
         """The batch in as few parts of at most `most` images as will do, of equal size but for one image."""
@@ -32,8 +39,37 @@ class Batch:
             return [self]
         # Equal rather than full: batch normalisation has no statistics of one image left over.
         count = -(-len(self.labels) // most)
-        split = (each.tensor_split(count) for each in (self.positions, self.slots, self.views, self.labels))
-        return [Batch(*parts) for parts in zip(*split, strict=True)]
+        split = [each.tensor_split(count) for each in (self.positions, self.slots, self.views, self.labels)]
+        targets = self.targets.tensor_split(count) if self.targets is not None else [None] * count
+        return [Batch(*parts) for parts in zip(*split, targets, strict=True)]
+
+
+class Training(Protocol):
+    """What a task trains on. Batches have `labels`, `weight` (what their losses are means over) and `parts(most)`."""
+
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+        ...
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch."""
+        ...
+
+    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Any]:
+        """One pass; a function of its arguments alone."""
+        ...
+
+    def measured(self, measures: Measures) -> tuple[str, ...]:
+        """The metrics that make sense on these batches."""
+        ...
+
+
+class Examples(Protocol):
+    """What a task is evaluated on."""
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
+        """What the task predicts from, and the targets its metrics look at."""
+        ...
 
 
 class TrainingImages:
@@ -63,6 +99,10 @@ class TrainingImages:
         """The views (B, C, H, W), uint8, at these positions (B,) and slots (B,), both on the CPU."""
         codes = self.codes(positions, slots)
         return render(self.images, positions.to(self.device), codes.to(self.device), self.augment)
+
+    def measured(self, measures: Measures) -> tuple[str, ...]:
+        """The metrics of training batches."""
+        return measures.training
 
     def steps(self, batch_size: int) -> int:
         """Batches of one epoch."""

@@ -6,17 +6,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raybench.config.trial import TrialConfig
-from raybench.training.batches import PlainImages, TrainingImages
+from raybench.training.batches import Examples, Training
 from raybench.training.checkpoints import State
 from raybench.training.device import Device
 from raybench.training.metrics import Totals
-from raybench.training.optimizers import learning_rate, make_optimizer
+from raybench.training.optimizers import FIXED_RATE, learning_rate, make_optimizer, set_rate
 from raybench.training.tasks import Task
 
 EVAL_BATCH = 500
@@ -56,8 +57,8 @@ class Run:
         self,
         config: TrialConfig,
         task: Task,
-        training: TrainingImages,
-        validation: PlainImages,
+        training: Training,
+        validation: Examples,
         device: Device,
         micro_batch: int | None = None,
         check: Callable[[], None] = lambda: None,
@@ -73,7 +74,7 @@ class Run:
         self.device = device
         self.micro_batch = micro_batch
         self.check = check
-        self.optimizer = make_optimizer(config.optimizer, task.module)
+        self.optimizer = make_optimizer(config.optimizer, task.groups())
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self.epoch = 0
         self.best_epoch = 0
@@ -85,7 +86,7 @@ class Run:
         self.check()
         self.device.synchronise()
         start = time.perf_counter()
-        top1, losses = self._train()
+        measured, losses = self._train()
         self.device.synchronise()
         trained = time.perf_counter()
         evaluated = self.evaluate(self.validation)
@@ -96,17 +97,28 @@ class Run:
         return Epoch(
             epoch=self.epoch,
             lr=self.optimizer.param_groups[0]["lr"],
-            metrics={"train_loss": loss, "train_top1": top1, **{f"eval_{k}": v for k, v in evaluated.items()}},
+            metrics={
+                "train_loss": loss,
+                **{f"train_{name}": value for name, value in measured.items()},
+                **{f"eval_{name}": value for name, value in evaluated.items()},
+            },
             parts=losses,
             train_time=trained - start,
             eval_time=ended - trained,
             train_samples_per_sec=len(self.training) / (trained - start),
         )
 
-    def evaluate(self, images: PlainImages) -> dict[str, float]:
-        """loss, top1 (%) and top5 (%) over all images, in eval mode."""
+    def evaluate(self, examples: Examples) -> dict[str, float]:
+        """The task's metrics over all examples, in eval mode."""
         batch = EVAL_BATCH if self.micro_batch is None else -(-EVAL_BATCH // 2)
-        return evaluate(self.task, images, self.device, batch, self.check)
+        return evaluate(self.task, examples, self.device, batch, self.check)
+
+    @property
+    def over(self) -> bool:
+        """Whether training has come to its end: all its epochs, or no better one for as long as it is to wait."""
+        patience = self.config.schedule.patience
+        waited = patience is not None and self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
+        return waited or self.epoch >= self.config.schedule.epochs
 
     @property
     def halved(self) -> int | None:
@@ -134,37 +146,47 @@ class Run:
         """Put the best epoch's weights back into the model."""
         self.task.module.load_state_dict(self.best_weights)
 
-    def _train(self) -> tuple[float, dict[str, float]]:
-        """One pass over the training images: top-1 (%) and the mean of the loss and of each of its parts."""
+    def _train(self) -> tuple[dict[str, float], dict[str, float]]:
+        """One pass over the training examples: metrics, and the mean of the loss and of each of its parts."""
         self.task.train()
-        totals = Totals(self.device.device, ("top1",))
+        totals = Totals(self.device.device, self.training.measured(self.task.measures), self.task.measures)
         losses: dict[str, list[Tensor]] = {}
-        images: list[int] = []
+        weights: list[int] = []
         steps = self.training.steps(self.config.batch_size)
         for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
             # A step's rate is that of its middle: neither a warm-up's first nor a cosine's last is wasted at 0.
-            rate = learning_rate(self.config.schedule, self.config.optimizer.lr, self.epoch + (step + 0.5) / steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
+            middle = self.epoch + (step + 0.5) / steps
+            done = self.epoch * steps + step
+            set_rate(self.optimizer, learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done))
+            if step % self.config.accumulate == 0:
+                self.optimizer.zero_grad(set_to_none=True)
             for part in batch.parts(self.micro_batch):
                 with self.device.autocast():
                     result = self.task.step(part)
                 # Here all that a step needs is in memory at once.
                 self.check()
-                # Every loss is a mean over images, so the batch's is the mean of its parts'.
-                share = len(part.labels) / len(batch.labels)
+                # Every loss is a mean, so the batch's is the mean of its parts'.
+                share = part.weight / batch.weight
                 self.scaler.scale(result["loss"] if part is batch else result["loss"] * share).backward()
-                totals.add(result.pop("output").detach(), part.labels)
+                totals.add(_detached(result.pop("output")), part.labels)
                 # Losses stay on the device until the epoch's end, so that no step waits for them.
-                images.append(len(part.labels))
+                weights.append(part.weight)
                 for name, value in result.items():
                     losses.setdefault(name, []).append(value.detach())
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        weights = torch.tensor(images, dtype=torch.float64) / len(self.training)
-        means = {name: (torch.stack(values).double().cpu() @ weights).item() for name, values in losses.items()}
-        return totals.result()["top1"], means
+            if (step + 1) % self.config.accumulate == 0 or step + 1 == steps:
+                self._step()
+        shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+        means = {name: (torch.stack(values).double().cpu() @ shares).item() for name, values in losses.items()}
+        return totals.result(), means
+
+    def _step(self) -> None:
+        """One step of the optimizer."""
+        if (most := self.config.optimizer.clip_norm) is not None:
+            self.scaler.unscale_(self.optimizer)
+            scheduled = (group for group in self.optimizer.param_groups if not group[FIXED_RATE])
+            torch.nn.utils.clip_grad_norm_([each for group in scheduled for each in group["params"]], most)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def state(self) -> State:
         """Everything needed to go on: a flat dict of tensors and plain values."""
@@ -199,21 +221,25 @@ class Run:
 @torch.no_grad()
 def evaluate(
     task: Task,
-    images: PlainImages,
+    examples: Examples,
     device: Device,
     batch: int = EVAL_BATCH,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """loss, top1 (%) and top5 (%) over all images, in eval mode, `batch` at a time."""
+    """The task's metrics over all examples, in eval mode, `batch` at a time."""
     task.module.eval()
-    totals = Totals(device.device)
+    totals = Totals(device.device, measures=task.measures)
     check()
-    for views, labels in images.batches(batch):
+    for inputs, targets in examples.batches(batch):
         with device.autocast():
-            output = task.logits(views)
+            output = task.predict(inputs)
         check()
-        totals.add(output, labels)
+        totals.add(output, targets)
     return totals.result()
+
+
+def _detached(output: Any) -> Any:
+    return output.detach() if isinstance(output, Tensor) else output
 
 
 def _sees_batches(module: nn.Module) -> bool:
@@ -229,7 +255,7 @@ def train(run: Run, until: int, score: Callable[[Epoch], float], after_epoch: Ca
 
     Returns False when that stopped it, or a loss that is not finite.
     """
-    while run.epoch < until:
+    while run.epoch < until and not run.over:
         epoch = run.train_epoch()
         if epoch.finite:
             run.keep_best(score(epoch))

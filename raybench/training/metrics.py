@@ -1,8 +1,10 @@
-"""Metrics of classification: name -> function of logits and labels. To add one, add an entry."""
+"""Metrics: name -> function of outputs and targets, summed over what is counted. To add one, add an entry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,35 +31,58 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-SUMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"loss": summed_cross_entropy, "top1": top(1), "top5": top(5)}
-"""Metrics as sums over images; `top*` are reported in %, `loss` as a mean."""
+Sum = Callable[[Any, Tensor], Tensor]
+"""A metric summed over a batch: (output, targets) -> scalar."""
 
 
-def names(split: str) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Measures:
+    """The metrics of one kind of task."""
+
+    sums: dict[str, Sum]
+    """`loss` and others; means are reported, of those called `top*` in %."""
+    training: tuple[str, ...] = ()
+    """Those also taken of the training batches; the loss is known there anyway."""
+    count: Callable[[Tensor], Tensor | int] = len
+    """How many of what the means are over a batch's targets hold."""
+    mean_of: str = "images"
+
+
+SUMS: dict[str, Sum] = {"loss": summed_cross_entropy, "top1": top(1), "top5": top(5)}
+CLASSIFICATION = Measures(SUMS, training=("top1",))
+
+
+def names(split: str, measures: Measures = CLASSIFICATION) -> tuple[str, ...]:
     """Column names of a split's metrics, such as eval_loss, eval_top1.
 
     Those of `eval` are what a sweep's `metric.name` may be: the test set is never selected on.
     """
-    return tuple(f"{split}_{name}" for name in SUMS)
+    return tuple(f"{split}_{name}" for name in measures.sums)
 
 
 class Totals:
     """Sums of metrics over batches, kept on the device so that no batch waits for a copy."""
 
-    def __init__(self, device: torch.device, wanted: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, device: torch.device, wanted: tuple[str, ...] | None = None, measures: Measures = CLASSIFICATION
+    ) -> None:
         """`wanted`: names of metrics; none means all."""
-        self.wanted = tuple(SUMS) if wanted is None else wanted
+        self.measures = measures
+        self.wanted = tuple(measures.sums) if wanted is None else wanted
         self.sums = torch.zeros(len(self.wanted), dtype=torch.float64, device=device)
-        self.images = 0
+        self.counted = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch: logits (B, classes), labels (B,)."""
-        self.sums += torch.stack([SUMS[name](logits, labels).double() for name in self.wanted])
-        self.images += len(labels)
+    def add(self, output: Any, targets: Tensor) -> None:
+        """Count one batch: of classification, logits (B, classes) and labels (B,)."""
+        if not self.wanted:
+            return
+        sums = self.measures.sums
+        self.sums += torch.stack([sums[name](output, targets).double() for name in self.wanted])
+        self.counted += self.measures.count(targets)
 
     def result(self) -> dict[str, float]:
-        """Means over all images seen; `top*` in %."""
-        means = (self.sums / max(self.images, 1)).tolist()
+        """Means over all that was counted; `top*` in %."""
+        means = (self.sums / self.counted.clamp(min=1)).tolist()
         return {
             name: 100 * mean if name.startswith("top") else mean for name, mean in zip(self.wanted, means, strict=True)
         }

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
 
 from raybench.config.trial import OptimizerConfig, ScheduleConfig
 
+FIXED_RATE = "fixed_rate"
+"""Key of a group that says whether its rate is its own."""
 
-def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over every trainable parameter of a module."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+
+def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer over groups of parameters; a group that states a rate of its own keeps it."""
+    groups = [{**group, FIXED_RATE: "lr" in group} for group in groups]
     if config.name == "sgd":
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
 
 
-def learning_rate(config: ScheduleConfig, peak: float, epoch: float) -> float:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group this rate but those that state their own."""
+    for group in optimizer.param_groups:
+        if not group[FIXED_RATE]:
+            group["lr"] = rate
+
+
+def learning_rate(config: ScheduleConfig, peak: float, epoch: float, step: int = 0) -> float:
     """The rate after `epoch` epochs (fractions count steps): linear warm-up from 0 to `peak`, then the schedule.
 
-    A cosine goes down to `min_lr` at its horizon (Loshchilov and Hutter 2017, equation 5, without restarts).
+    A cosine goes down to `min_lr` at its horizon (Loshchilov and Hutter 2017, equation 5, without restarts). `noam`
+    goes by `step`, the batches trained before this one, and not by epochs (Vaswani et al. 2017, section 5.3, times
+    `peak`).
     """
+    if config.name == "noam":
+        count = max(step, 1)
+        return float(peak * config.d_model**-0.5 * min(count**-0.5, count * config.warmup_steps**-1.5))
     if epoch < config.warmup_epochs:
         return peak * epoch / config.warmup_epochs
     if config.name == "constant":

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from raybench.config.names import nearest
 from raybench.config.plan import Plan, first_values, make_setting, show
-from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
-from raybench.data import ImageData, load
-from raybench.data import names as dataset_names
-from raybench.data.splits import split
-from raybench.data.views import view_table
+from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
-from raybench.models import count_parameters, exists, weights_available
-from raybench.models import names as model_names
-from raybench.models import nearest as nearest_models
-from raybench.training.ingredients import make_model
-from raybench.training.metrics import names as metric_names
+from raybench.models import count_parameters, weights_available
+from raybench.training.kinds import MODULES, kind_of, metric_names
 from raybench.training.recorder import Setup
 
 Where = Callable[[str], str]
@@ -48,47 +40,48 @@ def check(plan: Plan, data_root: Path | None, where: Where, download: bool = Tru
     `download`: whether data that are not there may be fetched.
     """
     faults: Faults = {}
-    _named("metric.name", plan.sweep.metric.name, faults, where)
     checked = Checked()
-    data: dict[str, ImageData] = {}
+    data: dict[str, Any] = {}
     trials = _distinct(plan)
-    for dataset in {trial.dataset.name: trial.dataset for trial in trials}.values():
-        _open(dataset, data_root, data, faults, where, download)
+    for task in dict.fromkeys(trial.task for trial in trials):
+        _named("metric.name", plan.sweep.metric.name, task, faults, where)
+    for trial in {(trial.task, trial.dataset.name): trial for trial in trials}.values():
+        _open(trial, data_root, data, faults, where, download)
     for trial in trials:
         if (found := data.get(trial.dataset.name)) is None:
             continue
-        _split(trial.dataset, found, faults, where)
+        _sizes(trial, found, checked, faults, where)
         for key, model in _models(trial):
-            _model(key, model, trial.dataset, found, data_root, checked, faults, where)
+            _model(key, model, trial, found, data_root, checked, faults, where)
     if faults:
         raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
     checked.variants = {name: each.variant for name, each in data.items()}
-    checked.images = {name: len(each.train_labels) for name, each in data.items()}
     return checked
 
 
-def unknown(key: str, name: str) -> str | None:
-    """What is wrong with the name of a metric, data set or model at `key`, with the nearest known; none if known."""
+def unknown(key: str, name: str, task: str | None = None) -> str | None:
+    """What is wrong with the name of a metric, data set or model at `key`, with the nearest known; none if known.
+
+    Without a task: known to any kind of task.
+    """
+    kinds = [kind_of(each) for each in ([task] if task else MODULES)]
     if key == "metric.name":
-        known = metric_names("eval")
+        known = tuple(
+            dict.fromkeys(name for each in ([task] if task else MODULES) for name in metric_names("eval", each))
+        )
         near = nearest(name, known) or list(known)
         return None if name in known else f"unknown metric; nearest: {', '.join(near)}"
     if key == "dataset.name":
-        near = nearest(name, dataset_names()) or list(dataset_names())
-        return (
-            None
-            if name in dataset_names()
-            else f"unknown data set; nearest: {', '.join(near)} (raybench list datasets)"
-        )
-    if exists(name):
-        return None
-    near = nearest_models(name)
-    return "unknown model" + (f"; nearest: {', '.join(near)}" if near else "") + " (raybench list models)"
+        known = tuple(dict.fromkeys(name for kind in kinds for name in kind.datasets()))
+        near = nearest(name, known) or list(known)
+        return None if name in known else f"unknown data set; nearest: {', '.join(near)} (raybench list datasets)"
+    faults = [kind.unknown_model(name) for kind in kinds]
+    return None if None in faults else faults[0]
 
 
-def _named(key: str, name: str, faults: Faults, where: Where) -> bool:
-    if fault := unknown(key, name):
+def _named(key: str, name: str, task: str, faults: Faults, where: Where) -> bool:
+    if fault := unknown(key, name, task):
         faults[f'{where(key)}: {key} = "{name}": {fault}'] = False
         return False
     return True
@@ -107,17 +100,13 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
 
 
 def _open(
-    dataset: DatasetConfig,
-    data_root: Path | None,
-    data: dict[str, ImageData],
-    faults: Faults,
-    where: Where,
-    download: bool,
+    trial: TrialConfig, data_root: Path | None, data: dict[str, Any], faults: Faults, where: Where, download: bool
 ) -> None:
-    if not _named("dataset.name", dataset.name, faults, where):
+    dataset = trial.dataset
+    if not _named("dataset.name", dataset.name, trial.task, faults, where):
         return
     try:
-        found = load(dataset.name, data_root, download=download)
+        found = kind_of(trial.task).load(dataset, data_root, download)
     except DataError as error:
         faults[str(error)] = True
         return
@@ -127,15 +116,22 @@ def _open(
     data[dataset.name] = found
 
 
-def _split(dataset: DatasetConfig, data: ImageData, faults: Faults, where: Where) -> None:
+def _sizes(trial: TrialConfig, data: Any, checked: Checked, faults: Faults, where: Where) -> None:
+    kind, dataset = kind_of(trial.task), trial.dataset
     try:
-        split(data.train_labels, dataset.val_size, dataset.train_size)
-    except DataError as error:
-        faults[f"{where('dataset.train_size')}: dataset.train_size = {dataset.train_size}: {error}"] = False
-    try:
-        view_table(1, dataset.augment, dataset.views)
-    except DataError as error:
-        faults[f"{where('dataset.views')}: dataset.views = {dataset.views}: {error}"] = False
+        whole = kind.sizes(dataset.model_copy(update={"train_size": "all", "augment": (), "views": "all"}), data)
+        checked.images[dataset.name] = whole.train + whole.validation
+    except DataError:
+        pass  # told below
+    said = set()
+    for key in ("train_size", "views"):
+        rest = {"views": "all", "augment": ()} if key == "train_size" else {"train_size": "all"}
+        try:
+            kind.sizes(dataset.model_copy(update=rest), data)
+        except DataError as error:
+            if str(error) not in said:
+                faults[f"{where(f'dataset.{key}')}: dataset.{key} = {getattr(dataset, key)}: {error}"] = False
+            said.add(str(error))
 
 
 def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:
@@ -149,28 +145,25 @@ def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:
 def _model(
     key: str,
     model: ModelConfig,
-    dataset: DatasetConfig,
-    data: ImageData,
+    trial: TrialConfig,
+    data: Any,
     data_root: Path | None,
     checked: Checked,
     faults: Faults,
     where: Where,
 ) -> None:
     place = where(f"{key}.name")
-    if not _named(f"{key}.name", model.name, faults, where):
+    if not _named(f"{key}.name", model.name, trial.task, faults, where):
         return
     counted = checked.students if key == "model" else checked.teachers
     try:
         weights_available(model, data_root / "weights" if data_root else None)
-        # Without memory for what may be large; our own are small, and the meta device takes 3 s to load what it needs.
-        with torch.device("cpu" if model.name in model_names() else "meta"):
-            bare = model.model_copy(update={"weights": "none"})
-            built = make_model(bare, dataset, data, Setup(data_root=data_root))
-        counted[model.name] = count_parameters(built.module)
+        module = kind_of(trial.task).bare_model(model, trial.dataset, data, Setup(data_root=data_root))
+        counted[model.name] = count_parameters(module)
     except WeightsError as error:
         faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = False
     except RaybenchError as error:
         faults[f"{place}: {key}: {error}"] = False
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        faults[f"{place}: {key}.name = {model.name} cannot be built for {dataset.name}: {text}"] = False
+        faults[f"{place}: {key}.name = {model.name} cannot be built for {trial.dataset.name}: {text}"] = False

@@ -8,6 +8,7 @@ import socket
 import statistics
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import EpochRow, Status, TrialRow
-from raybench.results.storage import Folder
+from raybench.results.storage import Folder, write_atomically
 from raybench.results.store import Store
 from raybench.training.checkpoints import Checkpoints, State
 from raybench.training.loop import Epoch
@@ -193,6 +194,11 @@ class Recorder:
         """Keep the best epoch's weights for later commands; `about` says how to use them."""
         if not self.superseded:
             self.checkpoints.save_weights(weights, {"attempt": str(self.row.attempt), **about})
+
+    def keep_examples(self, files: Mapping[str, bytes]) -> None:
+        """Keep what the trial shows of itself, as examples/<trial_id>-<name>."""
+        for name, content in files.items():
+            write_atomically(self._folder / "examples" / f"{self.config.trial_id}-{name}", content)
 
     def pause(self) -> None:
         """The trial stops at a rung and stays `running`: its row says how far it is."""

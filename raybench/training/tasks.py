@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,30 +14,42 @@ from raybench.distillation.losses import distillation_loss
 from raybench.distillation.teacher import Teacher
 from raybench.models import BuiltModel, head_parameters
 from raybench.training.batches import Batch
+from raybench.training.metrics import CLASSIFICATION, Measures
 
-Parts = dict[str, Tensor]
+Parts = dict[str, Any]
+ParameterGroup = dict[str, Any]
 
 
 class Task(Protocol):
     """An objective over one model."""
 
     module: nn.Module
+    measures: Measures
 
     def train(self) -> None:
         """Put the model into the mode in which it is trained."""
         ...
 
-    def step(self, batch: Batch) -> Parts:
-        """`loss` (a scalar to minimise), `output` (B, classes), and named parts of the loss."""
+    def step(self, batch: Any) -> Parts:
+        """`loss` (a scalar to minimise), `output` (what the metrics look at), and named parts of the loss."""
         ...
 
-    def logits(self, views: Tensor) -> Tensor:
-        """uint8 views (B, C, H, W) -> (B, classes)."""
+    def predict(self, inputs: Any) -> Any:
+        """The output for the inputs of an evaluation batch."""
+        ...
+
+    def groups(self) -> list[ParameterGroup]:
+        """What the optimizer trains; a group may state a rate of its own, which no schedule changes."""
         ...
 
 
 class Classification:
-    """Cross-entropy with the labels; with `head_only` a linear probe: the rest is frozen, its statistics too."""
+    """Cross-entropy with the labels; with `head_only` a linear probe: the rest is frozen, its statistics too.
+
+    Of a model with a distillation token the class head is trained and asked: nobody teaches the other.
+    """
+
+    measures = CLASSIFICATION
 
     def __init__(
         self, built: BuiltModel, device: torch.device, label_smoothing: float = 0.0, head_only: bool = False
@@ -51,21 +63,62 @@ class Classification:
                 parameter.requires_grad_(True)
         self.mean, self.std, self.image_size = built.mean, built.std, built.image_size
         self.label_smoothing = label_smoothing
+        self.asked: tuple[float, float] = (1.0, 0.0)
+        """Of a model with two heads, the shares of the class and the distillation head in its answer."""
 
     def train(self) -> None:
         """Training mode; a linear probe keeps dropout off and batch statistics as they are."""
         self.module.train(not self.head_only)
 
-    def logits(self, views: Tensor) -> Tensor:
+    def groups(self) -> list[ParameterGroup]:
+        """Every parameter that is not frozen."""
+        return trainable(self.module)
+
+    def heads(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 views (B, C, H, W) -> logits (B, classes) to compare with labels, and with a teacher."""
+        images = normalise(views, self.mean, self.std, self.image_size)
+        if has_two_heads(self.module):
+            return two_heads(self.module, images)
+        output: Tensor = self.module(images)
+        return output, output
+
+    def predict(self, inputs: Tensor) -> Tensor:
         """uint8 views (B, C, H, W) -> (B, classes), in the model's own size and normalisation."""
-        output: Tensor = self.module(normalise(views, self.mean, self.std, self.image_size))
-        return output
+        by_class, by_distillation = self.heads(inputs)
+        if by_class is by_distillation:
+            return by_class
+        share, other = self.asked
+        return share * by_class + other * by_distillation
 
     def step(self, batch: Batch) -> Parts:
         """`loss` is the cross-entropy, `ce` the same as a part."""
-        output = self.logits(batch.views)
-        loss = F.cross_entropy(output.float(), batch.labels, label_smoothing=self.label_smoothing)
+        return self.compared(self.heads(batch.views)[0], batch)
+
+    def compared(self, output: Tensor, batch: Batch) -> Parts:
+        """The parts of these logits (B, classes) with the batch's labels, or targets where it is mixed."""
+        if batch.targets is not None:
+            loss = F.cross_entropy(output.float(), batch.targets)
+        else:
+            loss = F.cross_entropy(output.float(), batch.labels, label_smoothing=self.label_smoothing)
         return {"loss": loss, "ce": loss, "output": output}
+
+
+def trainable(module: nn.Module) -> list[ParameterGroup]:
+    """One group of every parameter of a module that is not frozen."""
+    return [{"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}]
+
+
+def has_two_heads(module: nn.Module) -> bool:
+    """Whether a model has a distillation token with a head of its own (DeiT)."""
+    return isinstance(getattr(module, "head_dist", None), nn.Linear)
+
+
+def two_heads(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, classes) of the class and the distillation head of one of timm's distilled models, in any mode."""
+    tokens = module.forward_features(images)  # type: ignore[operator]  # (B, T, dim), class and distillation token first
+    by_class: Tensor = module.head(module.head_drop(tokens[:, 0]))  # type: ignore[operator]
+    by_distillation: Tensor = module.head_dist(module.head_drop(tokens[:, 1]))  # type: ignore[operator]
+    return by_class, by_distillation
 
 
 class TeacherLogits(Protocol):
@@ -97,28 +150,41 @@ class CachedTeacher:
 
 
 class Distillation:
-    """A student with one head for both terms: (1 - alpha) * CE(label) + alpha * distillation."""
+    """(1 - alpha) * CE(label) + alpha * distillation.
+
+    A student with one head answers for both terms; one with a distillation token compares its class head with the
+    labels and its distillation head with the teacher, and answers with the mean of those that are trained.
+    """
+
+    measures = CLASSIFICATION
 
     def __init__(self, student: Classification, config: DistillationConfig, teacher: TeacherLogits) -> None:
         self.student = student
         self.module = student.module
         self.config = config
         self.teacher = teacher
+        # A head whose term has no weight is never trained: its noise would spoil the mean.
+        student.asked = {0.0: (1.0, 0.0), 1.0: (0.0, 1.0)}.get(config.alpha, (0.5, 0.5))
 
     def train(self) -> None:
         """Training mode of the student; the teacher stays as it is."""
         self.student.train()
 
-    def logits(self, views: Tensor) -> Tensor:
+    def groups(self) -> list[ParameterGroup]:
+        """The student's."""
+        return self.student.groups()
+
+    def predict(self, inputs: Tensor) -> Tensor:
         """The student's logits."""
-        return self.student.logits(views)
+        return self.student.predict(inputs)
 
     def step(self, batch: Batch) -> Parts:
         """`loss` with the parts `ce`, `kd_hard`, `kd_soft` that are on."""
-        parts = self.student.step(batch)
+        by_class, by_distillation = self.student.heads(batch.views)
+        parts = self.student.compared(by_class, batch)
         losses = distillation_loss(
             parts["loss"],
-            parts["output"].float(),
+            by_distillation.float(),
             self.teacher(batch),
             kind=self.config.type,
             alpha=self.config.alpha,

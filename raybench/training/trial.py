@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import tempfile
 import time
@@ -18,18 +17,13 @@ import torch
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
-from raybench.models.macs import count_macs
 from raybench.results.schema import Status
 from raybench.results.storage import explain, write_atomically
-from raybench.training.batches import PlainImages
-from raybench.training.device import Device, choose_device, driver_version, out_of_memory, release_memory
-from raybench.training.ingredients import Ingredients, gather
+from raybench.training.device import choose_device, driver_version, out_of_memory, release_memory
+from raybench.training.kinds import Made, kind_of, metric_names
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
-from raybench.training.metrics import names as metric_names
-from raybench.training.preparation import teacher_logits
 from raybench.training.recorder import Recorder, Setup
-from raybench.training.tasks import Classification, Distillation, Task
 from raybench.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -125,9 +119,8 @@ def _run(
     device.limit_memory(setup.memory_mib)
     if device.device.type == "cpu":
         limits.memory_mib = setup.memory_mib
-    ingredients = gather(config, setup, device)
-    task, about_teacher = make_task(config, setup, ingredients, device)
-    run = Run(config, task, ingredients.training, ingredients.validation, device, micro_batch, limits.check)
+    made = kind_of(config.task).make(config, setup, device)
+    run = Run(config, made.task, made.training, made.validation, device, micro_batch, limits.check)
     # The draws of training (dropout) start from the seed, whatever a teacher or a cache drew before.
     torch.manual_seed(config.seed)
     if (state := recorder.resume()) is not None:
@@ -136,20 +129,18 @@ def _run(
         precision=device.precision, threads=torch.get_num_threads(), gpu=device.name, driver=driver_version()
     )
     recorder.start(
-        param_count=count_parameters(task.module) / 1e6,
-        gmacs=_macs(ingredients) / 1e9,
-        dataset_variant=ingredients.data.variant,
-        dataset_fingerprint=ingredients.data.fingerprint,
+        param_count=count_parameters(made.task.module) / 1e6,
+        gmacs=made.macs() / 1e9,
         micro_batch=run.micro_batch,
         deviation=run.deviation,
-        **about_teacher,
+        **made.about,
     )
     if micro_batch is not None:
         # Whoever goes on after the next fault halves at the same epoch.
         recorder.save(run.state())
     limits.begin(recorder.spent_s)
     try:
-        return _train(run, setup, until, recorder, limits, ingredients)
+        return _train(run, setup, until, recorder, limits, made)
     except Exception as error:
         if out_of_memory(error) is None or run.halved is None:
             raise
@@ -157,7 +148,7 @@ def _run(
         raise _TooLargeError(run.halved) from None
 
 
-def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limits, ingredients: Ingredients) -> Outcome:
+def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limits, made: Made) -> Outcome:
     fault: str | None = None
 
     def after_epoch(run: Run, epoch: Epoch) -> bool:
@@ -171,67 +162,43 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
 
     if not train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch):
         recorder.settle(Status.DIVERGED, fault)
-    elif run.epoch < run.config.schedule.epochs:
+    elif not run.over:
         recorder.save(run.state(), paused=True)
         recorder.pause()
     elif not run.best_weights:
         recorder.settle(Status.DIVERGED, f"{setup.metric} was never a number")
     else:
-        _conclude(run, setup, recorder, limits, ingredients)
+        _conclude(run, setup, recorder, limits, made)
     return _outcome(setup, recorder)
 
 
-def _macs(ingredients: Ingredients) -> int:
-    return count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
-
-
-def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, ingredients: Ingredients) -> None:
+def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: Made) -> None:
     """The end of what went well: the best epoch's one look at the test set."""
     if setup.keep == "last":
         recorder.save(run.state())
     run.use_best()
-    images = PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, run.device.device)
     run.device.synchronise()
     start = time.perf_counter()
-    test = run.evaluate(images)
-    speed = len(images.labels) / (time.perf_counter() - start)
+    test = run.evaluate(made.test)
+    speed = made.sizes.test / (time.perf_counter() - start)
     limits.rest()
+    finish = made.finish()
+    recorder.keep_examples(finish.files)
     if setup.keep == "best":
-        recorder.save_weights(run.best_weights, _about_weights(run, ingredients))
+        about = {
+            "trial_id": run.config.trial_id,
+            "config": run.config.model_dump_json(),
+            "epoch": str(run.best_epoch),
+        }
+        recorder.save_weights(run.best_weights, about | made.header)
     best = recorder.rows[run.best_epoch - 1]
-    known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()}
-    known |= {"best_epoch": run.best_epoch, **{name: best.value(name) for name in metric_names("eval")}}
+    known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()} | finish.metrics
+    known |= {"best_epoch": run.best_epoch}
+    known |= {name: best.value(name) for name in metric_names("eval", run.config.task)}
     recorder.settle(Status.COMPLETE, infer_samples_per_sec=speed, **known)
-
-
-def _about_weights(run: Run, ingredients: Ingredients) -> dict[str, str]:
-    """What one must know to use the best epoch's weights."""
-    built = ingredients.built
-    about = {"mean": built.mean, "std": built.std, "image_size": built.image_size, "classes": ingredients.data.classes}
-    return {
-        "trial_id": run.config.trial_id,
-        "config": run.config.model_dump_json(),
-        "epoch": str(run.best_epoch),
-        **{name: json.dumps(value) for name, value in about.items()},
-    }
 
 
 def _outcome(setup: Setup, recorder: Recorder) -> Outcome:
     scores = {row.epoch: row.value(setup.metric) for row in recorder.rows}
     row = recorder.row
     return Outcome(row.trial_id, row.status, len(recorder.rows), scores, row.reason)
-
-
-def make_task(
-    config: TrialConfig, setup: Setup, ingredients: Ingredients, device: Device
-) -> tuple[Task, dict[str, Any]]:
-    """The trial's objective, and what its row says of its teacher."""
-    student = Classification(ingredients.built, device.device, config.label_smoothing)
-    wanted = config.canonical().distillation
-    if wanted.teacher is None:
-        return student, {}
-    logits, record = teacher_logits(config, setup, ingredients.training, device)
-    return Distillation(student, wanted, logits), {
-        "teacher_top1": record.eval_top1,
-        "teacher_test_top1": record.test_top1,
-    }

@@ -153,7 +153,7 @@ class Constant(Classification):
 
     def step(self, batch: Batch) -> Parts:
         """loss = images in the batch."""
-        output = self.logits(batch.views)
+        output = self.predict(batch.views)
         loss = output.sum() * 0 + float(len(batch.labels))
         return {"loss": loss, "ce": loss / 2, "output": output}
 
@@ -192,9 +192,9 @@ def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing() -> N
     assert not run.task.module.training
     assert evaluate(run.task, run.validation, CPU) == first
     assert same(run.task.module.state_dict(), before)
-    assert not run.task.logits(run.validation.images).isnan().any()
+    assert not run.task.predict(run.validation.images).isnan().any()
     with torch.no_grad():
-        logits = run.task.logits(run.validation.images)
+        logits = run.task.predict(run.validation.images)
     # Sums of float32 in another order.
     assert first["loss"] == pytest.approx(F.cross_entropy(logits, run.validation.labels).item(), rel=1e-6)
 

@@ -14,7 +14,7 @@ import torch
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
 from raybench.results.store import Store
-from raybench.training import trial as trial_module
+from raybench.training import classifying
 from raybench.training.batches import Batch
 from raybench.training.device import out_of_memory
 from raybench.training.tasks import Classification, Parts
@@ -206,7 +206,7 @@ def test_where_there_is_nothing_to_halve_it_fails_at_once(
     def hungry(*_: Any) -> None:
         np.ones(2**50)
 
-    monkeypatch.setattr(trial_module, "gather", hungry)
+    monkeypatch.setattr(classifying, "gather", hungry)
     trial = digits.trial()
     outcome = run_trial(trial, digits.setup(tmp_path))
     assert (outcome.status, outcome.reason) == (Status.FAILED, "out of memory: 8.00 PiB more were asked for")

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from raybench.config.trial import OptimizerConfig, ScheduleConfig
-from raybench.training.optimizers import learning_rate, make_optimizer
+from raybench.training.optimizers import learning_rate, make_optimizer, set_rate
+from raybench.training.tasks import trainable
 
 STEPS = 4
 """Steps an epoch."""
@@ -83,7 +84,9 @@ def test_steps_like_torchs(name: Literal["sgd", "adam", "adamw"], kind: type[Any
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
         optimizer = (
-            make_optimizer(config, model) if ours else kind(model.parameters(), lr=0.05, weight_decay=0.1, **more)
+            make_optimizer(config, trainable(model))
+            if ours
+            else kind(model.parameters(), lr=0.05, weight_decay=0.1, **more)
         )
         for step in range(5):
             model.zero_grad()
@@ -97,5 +100,32 @@ def test_steps_like_torchs(name: Literal["sgd", "adam", "adamw"], kind: type[Any
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    (group,) = make_optimizer(OptimizerConfig(), model).param_groups
+    (group,) = make_optimizer(OptimizerConfig(), trainable(model)).param_groups
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model[1].parameters()]
+
+
+def test_betas_and_eps_reach_adam() -> None:
+    config = OptimizerConfig(name="adam", betas=(0.9, 0.98), eps=1e-9)
+    (group,) = make_optimizer(config, trainable(nn.Linear(2, 2))).param_groups
+    assert (group["betas"], group["eps"]) == ((0.9, 0.98), 1e-9)
+
+
+def test_a_group_with_a_rate_of_its_own_keeps_it() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(
+        OptimizerConfig(name="adam", lr=0.1), [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.5}]
+    )
+    set_rate(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.5]
+
+
+def test_noam_is_the_published_curve() -> None:
+    # docs of the run (facts, section 5): 907 batches an epoch, 8 epochs, printed after the batch, so at the next step.
+    config = ScheduleConfig(name="noam", warmup_steps=3000, d_model=512, epochs=8)
+    rates = [learning_rate(config, 1.0, step / 907, step) for step in range(8 * 907 + 1)]
+    assert f"{rates[2]:.1e}" == "5.4e-07"
+    assert max(range(len(rates)), key=rates.__getitem__) == 3000
+    assert f"{rates[3000]:.2e}" == "8.07e-04"
+    assert f"{rates[3 * 907 + 282]:.1e}" == "8.1e-04"
+    assert f"{rates[8 * 907]:.1e}" == "5.2e-04"
+    assert rates[0] == rates[1] == pytest.approx(512**-0.5 * 3000**-1.5)

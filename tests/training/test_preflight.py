@@ -124,7 +124,7 @@ def test_absent_data_are_an_error_of_data_that_says_where_to_get_them(
     def absent(name: str, data_root: Path | None, download: bool = True) -> None:  # noqa: ARG001
         raise DataError(f"{name} is not in {data_root}; --preset quick needs none")
 
-    monkeypatch.setattr("raybench.training.preflight.load", absent)
+    monkeypatch.setattr("raybench.data.load", absent)
     with pytest.raises(DataError, match="digits is not in") as caught:
         checked(plan(), tmp_path)
     assert "\0" not in str(caught.value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig
+from raybench.data.views import normalise
 from raybench.models import BuiltModel, build, head_parameters
 from raybench.training.batches import Batch
 from raybench.training.tasks import CachedTeacher, Classification, Distillation
@@ -66,7 +69,7 @@ def test_label_smoothing_is_of_the_labels_term_only() -> None:
     smooth, sharp = Classification(resnet(), CPU, label_smoothing=0.2), Classification(resnet(), CPU)
     smooth.module.eval()
     sharp.module.eval()
-    log_p = sharp.logits(shown.views).log_softmax(1)
+    log_p = sharp.predict(shown.views).log_softmax(1)
     expected = 0.8 * sharp.step(shown)["loss"] - 0.2 * log_p.mean()
     torch.testing.assert_close(smooth.step(shown)["loss"], expected)
 
@@ -93,4 +96,59 @@ def test_the_layout_in_memory_changes_no_value() -> None:
         plain = built.module.eval()((views.float() / 255 - 0.5) / 0.5)
         task = Classification(built, CPU)
         # Another order of sums in the convolutions: rounding of float32 over some hundred terms.
-        torch.testing.assert_close(task.logits(views), plain, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(task.predict(views), plain, rtol=1e-4, atol=1e-4)
+
+
+def distilled_vit() -> BuiltModel:
+    torch.manual_seed(0)
+    small = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
+    config = ModelConfig(name="deit_tiny_distilled_patch16_224", options=small)
+    return build(config, num_classes=4, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,))
+
+
+def two_headed(alpha: float) -> Distillation:
+    wanted = DistillationConfig.model_validate(
+        {"type": "hard", "alpha": alpha, "teacher": TeacherConfig(name="any").model_dump()}
+    )
+    return Distillation(Classification(distilled_vit(), CPU), wanted, CachedTeacher(torch.randn(8, 3, 4).half()))
+
+
+def test_the_class_head_learns_from_labels_and_the_distillation_head_from_the_teacher() -> None:
+    task = two_headed(0.3)
+    task.train()
+    parts = task.step(batch())
+    by_class, by_distillation = task.student.heads(batch().views)
+    torch.testing.assert_close(parts["ce"], F.cross_entropy(by_class, batch().labels))
+    torch.testing.assert_close(parts["kd_hard"], F.cross_entropy(by_distillation, task.teacher(batch()).argmax(1)))
+    torch.testing.assert_close(parts["loss"], 0.7 * parts["ce"] + 0.3 * parts["kd_hard"])
+    assert torch.equal(parts["output"], by_class)
+
+
+def test_the_two_heads_are_those_that_timm_trains_and_averages() -> None:
+    task = two_headed(0.5)
+    timms = task.module
+    images = normalise(batch().views, (0.5,), (0.5,), 8)
+    timms.eval()
+    torch.testing.assert_close(task.predict(batch().views), timms(images))
+    timms.train()
+    timms.set_distilled_training(True)  # type: ignore[operator]
+    for ours, theirs in zip(task.student.heads(batch().views), timms(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("alpha", "asked"), [(0.0, 0), (1.0, 1)])
+def test_a_head_that_is_never_trained_is_never_asked(alpha: float, asked: int) -> None:
+    task = two_headed(alpha)
+    task.train()
+    task.step(batch())["loss"].backward()
+    heads = [task.module.head, task.module.head_dist]
+    trained = [head.weight.grad is not None and bool(head.weight.grad.any()) for head in heads]  # type: ignore[union-attr]
+    assert trained == [asked == 0, asked == 1]
+    task.module.eval()
+    assert torch.equal(task.predict(batch().views), task.student.heads(batch().views)[asked])
+
+
+def test_a_distilled_model_alone_answers_with_its_class_head() -> None:
+    task = Classification(distilled_vit(), CPU)
+    task.module.eval()
+    assert torch.equal(task.predict(batch().views), task.heads(batch().views)[0])

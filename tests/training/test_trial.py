@@ -15,7 +15,7 @@ from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.results.schema import Status
 from raybench.results.store import Store
-from raybench.training import trial as trial_module
+from raybench.training import classifying
 from raybench.training.trial import run_trial
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_a_fault_of_the_trial_is_a_row_with_its_reason_and_a_traceback(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("the model\nis broken")
 
-    monkeypatch.setattr(trial_module, "make_task", broken)
+    monkeypatch.setattr(classifying, "make_task", broken)
     trial = digits.trial()
     outcome = run_trial(trial, digits.setup(tmp_path))
     assert outcome.status == Status.FAILED
