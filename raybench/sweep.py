@@ -39,6 +39,9 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
         "--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, else ./data)"
     )
     parse.add_argument(
+        "--weights-root", type=Path, metavar="DIR", help="folder of weight files (default: where the data are)"
+    )
+    parse.add_argument(
         "--results", default="results", metavar="ROOT", help="folder of the sweeps' folders, or s3://BUCKET/PREFIX"
     )
     parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")
@@ -153,6 +156,7 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         options=options,
         results=args.results,
         data_root=data_root.expanduser().absolute() if data_root else None,
+        weights_root=args.weights_root.expanduser().absolute() if args.weights_root else None,
         address=args.address,
         max_concurrent=args.max_concurrent,
         rerun=args.rerun,

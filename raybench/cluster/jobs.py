@@ -45,7 +45,8 @@ def unpack_setup(text: str) -> Setup:
     """The setup again."""
     content: dict[str, Any] = json.loads(text)
     content["results"] = folder_at(content["results"]) if content["results"] else None
-    content["data_root"] = Path(content["data_root"]) if content["data_root"] else None
+    for name in ("data_root", "weights_root"):
+        content[name] = Path(content[name]) if content[name] else None
     return Setup(**content)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from raybench.commands.borrowed import with_best_trials
 from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
@@ -118,6 +119,7 @@ class Sweep:
         options: dict[str, Any],
         results: str,
         data_root: Path | None,
+        weights_root: Path | None = None,
         address: str | None = None,
         max_concurrent: int | None = None,
         rerun: Sequence[str] = (),
@@ -131,8 +133,9 @@ class Sweep:
         config = load_sweep(name, chosen, overrides, options, unknown_name)
         if address is None:
             _fits_here(config, strict=not dry_run)
-        plan = make_plan(config)
         folder = folder_at(results) / config.name
+        config = with_best_trials(config, folder.parent)
+        plan = make_plan(config)
         store = Store(folder)
         if not dry_run:
             _check_writable(store)
@@ -140,13 +143,15 @@ class Sweep:
         from raybench.training.preflight import check
         from raybench.training.recorder import Setup
 
-        checked = check(plan, data_root, lambda key: config.places.get(key, config.name), download=not dry_run)
+        here = Setup(data_root=data_root, weights_root=weights_root, results=folder)
+        checked = check(plan, here, lambda key: config.places.get(key, config.name), download=not dry_run)
         config = config.model_copy(update={"fingerprints": checked.fingerprints})
         setup = Setup(
             sweep=config.name,
             preset=config.preset,
             results=folder,
             data_root=data_root,
+            weights_root=weights_root,
             metric=config.metric.name,
             mode=config.metric.mode,
             cpu=config.resources.cpu,

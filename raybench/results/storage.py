@@ -12,6 +12,7 @@ machine's role) and are never kept.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -157,6 +158,21 @@ def read(path: Folder) -> bytes:
     with _told(path, absent_is_told=False):
         content: bytes = path.fs.cat_file(path.path)
         return content
+
+
+def local_copy(path: Folder, folder: Path) -> Path:
+    """A file's own path; of an object, that of its copy in `folder`, fetched once. Raises OSError, ResultsError."""
+    if isinstance(path, Path):
+        path.stat()
+        return path
+    mark = stamp(path)
+    if mark is None:
+        raise FileNotFoundError(str(path))
+    name = hashlib.sha256(f"{path} {mark}".encode()).hexdigest()[:16]
+    copy = folder / f"{name}-{path.name}"
+    if not copy.exists():
+        write_atomically(copy, read(path))
+    return copy
 
 
 def entries(folder: Folder, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Stamp]:

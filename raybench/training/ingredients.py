@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from raybench.config.folders import cache_root
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import ImageData, load
 from raybench.data.splits import Split, split
-from raybench.errors import DataError
+from raybench.errors import DataError, WeightsError
 from raybench.models import BuiltModel, build
+from raybench.results.storage import local_copy
 from raybench.training.batches import PlainImages, TrainingImages
 from raybench.training.device import Device
 from raybench.training.recorder import Setup
@@ -41,16 +44,41 @@ def load_data(config: DatasetConfig, setup: Setup) -> ImageData:
 def make_model(config: ModelConfig, dataset: DatasetConfig, data: ImageData, setup: Setup) -> BuiltModel:
     """The model for a data set, in its size and normalisation unless the model brings its own."""
     size = dataset.image_size or data.train_images.shape[-1]
-    weights_root = setup.data_root / "weights" if setup.data_root else None
     return build(
-        config,
+        located(config, setup),
         num_classes=len(data.classes),
         in_channels=data.train_images.shape[1],
         image_size=size,
         mean=data.mean,
         std=data.std,
-        weights_root=weights_root,
+        weights_root=weights_root(setup),
     )
+
+
+def weights_root(setup: Setup) -> Path | None:
+    """Where weight files are looked for; none leaves it to their finder."""
+    return setup.weights_root or (setup.data_root / "weights" if setup.data_root else None)
+
+
+def located(config: ModelConfig, setup: Setup) -> ModelConfig:
+    """The model with the path of the weights that a trial of another sweep has kept, where it asks for them.
+
+    Raises WeightsError when they are not there.
+    """
+    if config.of_sweep is None:
+        return config
+    sweep, trial = config.of_sweep
+    if setup.results is None:
+        raise WeightsError(f"weights of sweep {sweep}: where its results are is not known here")
+    place = setup.results.parent / sweep / "weights" / f"{trial}.safetensors"
+    try:
+        path = local_copy(place, cache_root() / "weights")
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"trial {trial} of sweep {sweep} has kept no weights: {place} is not there; run  python -m raybench.sweep "
+            f"{sweep}  with checkpoints.keep=best"
+        ) from error
+    return config.model_copy(update={"weights": str(path)})
 
 
 def gather(config: TrialConfig, setup: Setup, device: Device) -> Ingredients:

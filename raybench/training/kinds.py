@@ -55,7 +55,8 @@ class Made:
     """What the trial's row says of its data and teacher."""
     header: dict[str, str]
     """What one must know to use its weights."""
-    finish: Callable[[], Finish] = Finish
+    finish: Callable[[list[str]], Finish] = lambda log: Finish()  # noqa: ARG005
+    """What the best epoch's weights show of themselves, with the lines of the run's log."""
 
 
 class Data(Protocol):

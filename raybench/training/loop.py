@@ -50,6 +50,29 @@ class Epoch:
         return None
 
 
+class Clock:
+    """How fast an epoch goes, since its begin and since it was last asked."""
+
+    def __init__(self) -> None:
+        self._begun = self._asked = time.perf_counter()
+        self._counted = 0
+
+    def add(self, count: int) -> None:
+        """Count what a batch holds."""
+        self._counted += count
+
+    def per_sec(self) -> float:
+        """What was counted a second since the last time this was asked."""
+        now = time.perf_counter()
+        speed = self._counted / (now - self._asked)
+        self._asked, self._counted = now, 0
+        return speed
+
+    def spent_s(self) -> float:
+        """Seconds since the begin."""
+        return time.perf_counter() - self._begun
+
+
 class Run:
     """A task in training: everything a checkpoint holds, and how to go on from one."""
 
@@ -80,6 +103,8 @@ class Run:
         self.best_epoch = 0
         self.best_value = -math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.log: list[str] = []
+        """Lines of a task that keeps a log within its epochs."""
 
     def train_epoch(self) -> Epoch:
         """One epoch of training and its validation."""
@@ -152,6 +177,7 @@ class Run:
         totals = Totals(self.device.device, self.training.measured(self.task.measures), self.task.measures)
         losses: dict[str, list[Tensor]] = {}
         weights: list[int] = []
+        clock = Clock()
         steps = self.training.steps(self.config.batch_size)
         for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
             # A step's rate is that of its middle: neither a warm-up's first nor a cosine's last is wasted at 0.
@@ -169,15 +195,24 @@ class Run:
                 share = part.weight / batch.weight
                 self.scaler.scale(result["loss"] if part is batch else result["loss"] * share).backward()
                 totals.add(_detached(result.pop("output")), part.labels)
+                last = result["loss"]
                 # Losses stay on the device until the epoch's end, so that no step waits for them.
                 weights.append(part.weight)
                 for name, value in result.items():
                     losses.setdefault(name, []).append(value.detach())
             if (step + 1) % self.config.accumulate == 0 or step + 1 == steps:
                 self._step()
+            clock.add(batch.weight)
+            if self.task.log_every and step % self.task.log_every == 1:
+                rate = learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done + 1)
+                group = step // self.config.accumulate + 1
+                self.log.append(self.task.line(step, group, last.item(), clock.per_sec(), rate))
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         means = {name: (torch.stack(values).double().cpu() @ shares).item() for name, values in losses.items()}
-        return totals.result(), means
+        measured = totals.result()
+        if self.task.measures.mean_of == "tokens":
+            measured["tokens_per_sec"] = sum(weights) / clock.spent_s()
+        return measured, means
 
     def _step(self) -> None:
         """One step of the optimizer."""
@@ -200,6 +235,7 @@ class Run:
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "best_weights": self.best_weights,
+            "log": self.log,
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state_all() if self.device.device.type == "cuda" else [],
         }
@@ -213,6 +249,7 @@ class Run:
         self.micro_batch = self.micro_batch or state.get("micro_batch")
         self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
         self.best_weights = {name: tensor.to(self.device.device) for name, tensor in state["best_weights"].items()}
+        self.log = list(state.get("log", []))
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"]:
             torch.cuda.set_rng_state_all(state["rng_cuda"])

@@ -12,6 +12,7 @@ from raybench.config.plan import Plan, first_values, make_setting, show
 from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
 from raybench.models import count_parameters, weights_available
+from raybench.training.ingredients import located, weights_root
 from raybench.training.kinds import MODULES, kind_of, metric_names
 from raybench.training.recorder import Setup
 
@@ -34,10 +35,10 @@ class Checked:
     teachers: dict[str, int] = field(default_factory=dict)
 
 
-def check(plan: Plan, data_root: Path | None, where: Where, download: bool = True) -> Checked:
+def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Checked:
     """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong.
 
-    `download`: whether data that are not there may be fetched.
+    `setup` says where data, weights and results are; `download`: whether data that are not there may be fetched.
     """
     faults: Faults = {}
     checked = Checked()
@@ -46,13 +47,13 @@ def check(plan: Plan, data_root: Path | None, where: Where, download: bool = Tru
     for task in dict.fromkeys(trial.task for trial in trials):
         _named("metric.name", plan.sweep.metric.name, task, faults, where)
     for trial in {(trial.task, trial.dataset.name): trial for trial in trials}.values():
-        _open(trial, data_root, data, faults, where, download)
+        _open(trial, setup.data_root, data, faults, where, download)
     for trial in trials:
         if (found := data.get(trial.dataset.name)) is None:
             continue
         _sizes(trial, found, checked, faults, where)
         for key, model in _models(trial):
-            _model(key, model, trial, found, data_root, checked, faults, where)
+            _model(key, model, trial, found, setup, checked, faults, where)
     if faults:
         raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
@@ -147,7 +148,7 @@ def _model(
     model: ModelConfig,
     trial: TrialConfig,
     data: Any,
-    data_root: Path | None,
+    setup: Setup,
     checked: Checked,
     faults: Faults,
     where: Where,
@@ -157,8 +158,8 @@ def _model(
         return
     counted = checked.students if key == "model" else checked.teachers
     try:
-        weights_available(model, data_root / "weights" if data_root else None)
-        module = kind_of(trial.task).bare_model(model, trial.dataset, data, Setup(data_root=data_root))
+        weights_available(located(model, setup), weights_root(setup))
+        module = kind_of(trial.task).bare_model(model, trial.dataset, data, setup)
         counted[model.name] = count_parameters(module)
     except WeightsError as error:
         faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = False

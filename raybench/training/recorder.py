@@ -40,6 +40,8 @@ class Setup:
     results: Folder | None = None
     """The sweep's folder; none leaves nothing behind."""
     data_root: Path | None = None
+    weights_root: Path | None = None
+    """Where weight files are looked for; none: where the data are."""
     metric: str = "eval_top1"
     mode: str = "max"
     cpu: float = 1.0

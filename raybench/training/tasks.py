@@ -25,6 +25,12 @@ class Task(Protocol):
 
     module: nn.Module
     measures: Measures
+    log_every: int
+    """Batches between the lines of a log within epochs; 0 keeps none."""
+
+    def line(self, step: int, group: int, loss: float, tokens_per_sec: float, lr: float) -> str:
+        """A line of the log: batch of the epoch, group of accumulated batches, and what was seen there."""
+        ...
 
     def train(self) -> None:
         """Put the model into the mode in which it is trained."""
@@ -43,7 +49,17 @@ class Task(Protocol):
         ...
 
 
-class Classification:
+class Quiet:
+    """A task that keeps no log within its epochs."""
+
+    log_every = 0
+
+    def line(self, step: int, group: int, loss: float, tokens_per_sec: float, lr: float) -> str:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+class Classification(Quiet):
     """Cross-entropy with the labels; with `head_only` a linear probe: the rest is frozen, its statistics too.
 
     Of a model with a distillation token the class head is trained and asked: nobody teaches the other.
@@ -149,7 +165,7 @@ class CachedTeacher:
         return self.rows[batch.positions, batch.slots].float()
 
 
-class Distillation:
+class Distillation(Quiet):
     """(1 - alpha) * CE(label) + alpha * distillation.
 
     A student with one head answers for both terms; one with a distillation token compares its class head with the

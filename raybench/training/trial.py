@@ -182,7 +182,7 @@ def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: 
     test = run.evaluate(made.test)
     speed = made.sizes.test / (time.perf_counter() - start)
     limits.rest()
-    finish = made.finish()
+    finish = made.finish(run.log)
     recorder.keep_examples(finish.files)
     if setup.keep == "best":
         about = {

@@ -192,11 +192,12 @@ def test_validation_is_in_eval_mode_without_gradients_and_changes_nothing() -> N
     assert not run.task.module.training
     assert evaluate(run.task, run.validation, CPU) == first
     assert same(run.task.module.state_dict(), before)
-    assert not run.task.predict(run.validation.images).isnan().any()
+    ((images, labels),) = run.validation.batches(VAL)
+    assert not run.task.predict(images).isnan().any()
     with torch.no_grad():
-        logits = run.task.predict(run.validation.images)
+        logits = run.task.predict(images)
     # Sums of float32 in another order.
-    assert first["loss"] == pytest.approx(F.cross_entropy(logits, run.validation.labels).item(), rel=1e-6)
+    assert first["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 
 
 def scripted(values: list[float], monkeypatch: pytest.MonkeyPatch, name: str = "eval_top1") -> Run:

@@ -14,6 +14,7 @@ from raybench.config.sweep import SweepConfig
 from raybench.data import load
 from raybench.errors import ConfigError, DataError, RaybenchError
 from raybench.training.preflight import Checked, check
+from raybench.training.recorder import Setup
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def plan(metric: str = "eval_top1", factors: dict[str, Any] | None = None, **bas
 
 
 def checked(wanted: Plan, data_root: Path | None = None) -> Checked:
-    return check(wanted, data_root, lambda key: f"a.yaml:{key}")
+    return check(wanted, Setup(data_root=data_root), lambda key: f"a.yaml:{key}")
 
 
 def problems(wanted: Plan, data_root: Path | None = None) -> tuple[str, ...]:

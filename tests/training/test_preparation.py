@@ -22,7 +22,7 @@ from raybench.data.splits import split
 from raybench.distillation.teacher import TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.training import preparation
-from raybench.training.batches import Batch
+from raybench.training.batches import Batch, TrainingImages
 from raybench.training.device import Device
 from raybench.training.ingredients import gather
 from raybench.training.loop import Run
@@ -178,6 +178,7 @@ def test_never_trained_on_validation_or_test(monkeypatch: pytest.MonkeyPatch) ->
 
     def watched(run: Run, *args: Any) -> None:
         begin(run, *args)
+        assert isinstance(run.training, TrainingImages)
         used.append(run.training.indices.numpy())
 
     def seen(task: Any, batch: Batch) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,7 +103,13 @@ def test_the_layout_in_memory_changes_no_value() -> None:
 
 def distilled_vit() -> BuiltModel:
     torch.manual_seed(0)
-    small = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1, "num_heads": 3}
+    small: dict[str, int | float | bool | str] = {
+        "img_size": 8,
+        "patch_size": 4,
+        "embed_dim": 12,
+        "depth": 1,
+        "num_heads": 3,
+    }
     config = ModelConfig(name="deit_tiny_distilled_patch16_224", options=small)
     return build(config, num_classes=4, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,))
 
@@ -126,12 +134,12 @@ def test_the_class_head_learns_from_labels_and_the_distillation_head_from_the_te
 
 def test_the_two_heads_are_those_that_timm_trains_and_averages() -> None:
     task = two_headed(0.5)
-    timms = task.module
+    timms: Any = task.module
     images = normalise(batch().views, (0.5,), (0.5,), 8)
     timms.eval()
     torch.testing.assert_close(task.predict(batch().views), timms(images))
     timms.train()
-    timms.set_distilled_training(True)  # type: ignore[operator]
+    timms.set_distilled_training(True)
     for ours, theirs in zip(task.student.heads(batch().views), timms(images), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -142,7 +150,7 @@ def test_a_head_that_is_never_trained_is_never_asked(alpha: float, asked: int) -
     task.train()
     task.step(batch())["loss"].backward()
     heads = [task.module.head, task.module.head_dist]
-    trained = [head.weight.grad is not None and bool(head.weight.grad.any()) for head in heads]  # type: ignore[union-attr]
+    trained = [head.weight.grad is not None and bool(head.weight.grad.any()) for head in heads]  # type: ignore[union-attr,operator]
     assert trained == [asked == 0, asked == 1]
     task.module.eval()
     assert torch.equal(task.predict(batch().views), task.student.heads(batch().views)[asked])
