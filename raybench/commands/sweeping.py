@@ -303,7 +303,7 @@ class Sweep:
             self.store.trials(),
             metric.name,
             metric.mode,
-            metric.name.replace("eval_", "test_"),
+            metric.shown,
         )
 
     # -- the gate ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raybench.config.trial import PositiveInt, Section, Seed
+from raybench.config.trial import PositiveInt, Section, Seed, get
 
 Axis = Annotated[list[Any], Field(min_length=1)]
 DISTRIBUTIONS = ("loguniform", "uniform", "randint", "choice")
@@ -15,25 +15,46 @@ LARGEST = 1e300
 """Bounds of a distribution lie within this, so that their difference is a number too."""
 
 
+LOWER_IS_BETTER = ("loss", "bpp", "mse")
+"""Ends of the names of metrics of which less is better."""
+
+
+def better(metric: str) -> Literal["max", "min"]:
+    """Which way a metric is better, by its name."""
+    return "min" if metric.endswith(LOWER_IS_BETTER) else "max"
+
+
 class MetricConfig(Section):
-    """The validation metric by which settings are selected."""
+    """The validation metric by which settings are selected, and the test metric that is reported."""
 
     name: str = "eval_top1"
     mode: Literal["max", "min"] = "max"
     """Which way is better; left out, it follows from the name."""
+    reported: str | None = None
+    """The test metric of the tables, such as test_bleu; none: the one that is selected by, on the test set."""
+
+    @property
+    def shown(self) -> str:
+        """The test metric of the tables."""
+        return self.reported or self.name.replace("eval_", "test_")
 
     @model_validator(mode="before")
     @classmethod
     def _mode_of_name(cls, content: Any) -> Any:
         if isinstance(content, dict) and "mode" not in content:
-            loss = isinstance(content.get("name"), str) and content["name"].endswith("loss")
-            return {**content, "mode": "min" if loss else "max"}
+            return {**content, "mode": better(str(content.get("name", "")))}
         return content
+
+    @field_validator("reported")
+    @classmethod
+    def _of_the_test_set(cls, reported: str | None) -> str | None:
+        if reported is not None and not reported.startswith("test_"):
+            raise ValueError(f"must be a metric of the test set, such as test_top1, not {reported}")
+        return reported
 
     @model_validator(mode="after")
     def _mode_fits(self) -> MetricConfig:
-        if (self.mode == "min") != self.name.endswith("loss"):
-            right = "min" if self.name.endswith("loss") else "max"
+        if self.mode != (right := better(self.name)):
             raise ValueError(
                 f"mode = {self.mode} would select the worst {self.name}; use mode: {right}, or leave it out"
             )
@@ -202,6 +223,9 @@ class SweepConfig(Section):
             raise ValueError(f"{', '.join(both)}: either a factor (compared) or tuned (selected), not both")
         if self.scheduler.name == "none":
             return self
+        axes = {**self.factors, **self.tune.space}
+        if get(self.base, "schedule.patience") is not None or {"schedule", "schedule.patience"} & axes.keys():
+            raise ValueError("schedule.patience ends trials by themselves; it goes with scheduler none")
         if self.tune.seeds == "first":
             raise ValueError(
                 "a scheduler judges settings on all their seeds; tune.seeds = first goes with scheduler none"

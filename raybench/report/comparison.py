@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
+from raybench.config.sweep import better
 from raybench.report.statistics import (
     SIGNIFICANCE,
     Estimate,
@@ -92,6 +93,10 @@ class CellResult:
     """Median over the selected trials, s."""
     param_count: float | None
     """Median, millions."""
+    gmacs: float | None
+    """Median multiply-adds of one forward pass, 1e9."""
+    infer_samples_per_sec: float | None
+    """Median over the selected trials."""
     teacher_top1: tuple[float, float] | None
     """Lowest and highest over the selected trials, %."""
     presets: tuple[str, ...]
@@ -133,7 +138,7 @@ def compare(
 def _test_mode(metric: str, mode: Mode, test_metric: str) -> Mode:
     if metric.partition("_")[2] == test_metric.partition("_")[2]:
         return mode
-    return "min" if "loss" in test_metric else "max"
+    return better(test_metric)
 
 
 def _cell_result(
@@ -144,7 +149,7 @@ def _cell_result(
     kept = [rows[trial.trial_id] for trial in done]
     test = [(trial.seed, _number(row, test_metric)) for trial, row in zip(done, kept, strict=True)]
     by_seed = tuple((seed, value) for seed, value in test if value is not None)
-    train_times, params, teachers = (_numbers(kept, name) for name in ("train_time", "param_count", "teacher_top1"))
+    teachers = _numbers(kept, "teacher_top1")
     return CellResult(
         label=cell.label,
         factors=cell.factors,
@@ -156,8 +161,10 @@ def _cell_result(
         validation=estimate(_numbers(kept, metric)),
         difference=None,
         counts=_counts(cell, rows),
-        train_time=statistics.median(train_times) if train_times else None,
-        param_count=statistics.median(params) if params else None,
+        train_time=_median(kept, "train_time"),
+        param_count=_median(kept, "param_count"),
+        gmacs=_median(kept, "gmacs"),
+        infer_samples_per_sec=_median(kept, "infer_samples_per_sec"),
         teacher_top1=(min(teachers), max(teachers)) if teachers else None,
         presets=_names(kept, "preset"),
         variants=_names(kept, "dataset_variant"),
@@ -262,6 +269,11 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
 
 def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [value for row in rows if (value := _number(row, name)) is not None]
+
+
+def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = _numbers(rows, name)
+    return statistics.median(values) if values else None
 
 
 def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:

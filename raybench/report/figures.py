@@ -19,7 +19,7 @@ import polars as pl
 from raybench.config.folders import cache_root
 from raybench.config.plan import show
 from raybench.report.comparison import CellResult
-from raybench.report.sheet import left_out_note, quantity_title, short_name, varying
+from raybench.report.sheet import left_out_note, quantity_title, readable, short_name, varying
 
 ALPHA = "distillation.alpha"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -65,6 +65,7 @@ def comparison_figure(results: Sequence[CellResult], path: Path, title: str, sou
     Where alpha is not a factor: a dot with its interval for every cell. `source` names where the rows came from. The
     folder of `path` is made; its suffix (.png, .svg, .pdf) decides the format. Returns `path`.
     """
+    results = readable(results)
     if not any(result.test for result in results):
         return _nothing(path, title)
     if not any(ALPHA in result.factors and result.factors[ALPHA] > 0 for result in results):
@@ -98,7 +99,7 @@ def curves_figure(
 
     `epochs` holds one row a trial and epoch (`Store.epochs()`); a panel a train size. Returns `path`.
     """
-    panels = [(panel, _curves(epochs, panel, metric)) for panel in make_panels(results)]
+    panels = [(panel, _curves(epochs, panel, metric)) for panel in make_panels(readable(results))]
     panels = [(panel, curves) for panel, curves in panels if curves]
     if not panels:
         return _nothing(path, title)

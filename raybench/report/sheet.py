@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raybench.config.plan import short_key, show
@@ -16,7 +16,7 @@ from raybench.results.published import PublishedRow
 
 NOT_APPLICABLE = "–"
 NAMES = {"train_size": "train", "val_size": "val", "weight_decay": "wd", "type": "kind", "image_size": "px"}
-QUANTITIES = {"top1": "top-1 (%)", "top5": "top-5 (%)"}
+QUANTITIES = {"top1": "top-1 (%)", "top5": "top-5 (%)", "psnr": "PSNR (dB)", "bleu": "BLEU", "bpp": "bits a pixel"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def best_of_group(group: Sequence[CellResult]) -> CellResult | None:
 
 def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = ()) -> Sheet:
     """Everything the table says, as text."""
-    groups = ordered(results)
+    groups = ordered(readable(results))
     rows = [result for group in groups for result in group]
     best = [result is best_of_group(group) for group in groups for result in group]
     last = [result is group[-1] for group in groups for result in group]
@@ -142,16 +142,61 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
         values = [r.tuned.get(key) for r in rows]
         columns.append(Column(f"selected\n{short_name(key)}", tuple(_aligned(values, "")), right=_numeric(values)))
     columns.append(Column("teacher\ntop-1 (%)", tuple(_range(r.teacher_top1) for r in rows), right=True))
-    sizes = tuple(f"{r.param_count:.3g}" if r.param_count is not None else "" for r in rows)
+    sizes = tuple(_short(r.param_count) for r in rows)
     columns.append(Column("size\n(M)", sizes, right=True))
+    work = tuple(_short(r.gmacs) for r in rows)
+    if len({text for text in work if text}) > 1:
+        columns.append(Column("work\n(GMAC)", work, right=True))
+        speeds = tuple(f"{r.infer_samples_per_sec:,.0f}" if r.infer_samples_per_sec else "" for r in rows)
+        columns.append(Column("inference\n(1/s)", speeds, right=True))
     times = tuple(f"{r.train_time:,.0f}" if r.train_time is not None else "" for r in rows)
     columns.append(Column("train\n(s)", times, right=True))
     return columns
 
 
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
 def _factor_column(key: str, rows: Sequence[CellResult]) -> Column:
     values = [r.factors.get(key) for r in rows]
     return Column(f"\n{short_name(key)}", tuple(_aligned(values, NOT_APPLICABLE)), right=_numeric(values))
+
+
+def readable(results: Sequence[CellResult]) -> list[CellResult]:
+    """The results with factors that are sections (whole models) as text: the name, and what tells them apart."""
+    keys = {key for r in results for key, value in r.factors.items() if isinstance(value, dict) and "name" in value}
+    texts = {key: _told_apart([r.factors.get(key) for r in results]) for key in keys}
+    return [
+        replace(
+            result, factors={key: texts[key][row] if key in keys else value for key, value in result.factors.items()}
+        )
+        for row, result in enumerate(results)
+    ]
+
+
+def _told_apart(values: Sequence[Any]) -> list[Any]:
+    named: dict[str, list[dict[str, Any]]] = {}
+    for value in values:
+        if isinstance(value, dict) and "name" in value:
+            named.setdefault(value["name"], []).append(_flat(value))
+    texts: list[Any] = []
+    for value in values:
+        if not (isinstance(value, dict) and "name" in value):
+            texts.append(value)
+            continue
+        own, others = _flat(value), named[value["name"]]
+        apart = [key for key in own if any(other.get(key) != own[key] for other in others)]
+        said = ", ".join(f"{key.rpartition('.')[2]}={show(own[key])}" for key in apart)
+        texts.append(f"{value['name']} ({said})" if said else value["name"])
+    return texts
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _numeric(values: Sequence[Any]) -> bool:
@@ -180,7 +225,7 @@ def _digits(rows: Sequence[CellResult]) -> int:
     """Decimals that show the spread: one for percentages, more where the spread is smaller than that would show."""
     spreads = [e.sd for r in rows for e in (r.test, r.difference) if e is not None and e.sd]
     if not spreads:
-        return 1 if rows[0].test_metric.partition("_")[2] in QUANTITIES else 3
+        return 1 if rows[0].test_metric.partition("_")[2] in (*QUANTITIES.keys() - {"bpp"},) else 3
     digits = min(6, max(1, 1 - math.floor(math.log10(5 * sorted(spreads)[len(spreads) // 2]))))
     told = [r.difference for r in rows if r.difference and r.difference.verdict in ("better", "worse")]
     bounds = [bound for d in told for bound in (d.low, d.high) if bound]

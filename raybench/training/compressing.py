@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raybench import models
 from raybench.config.trial import CodecConfig, DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import ImageData
 from raybench.models import BuiltModel

@@ -46,6 +46,8 @@ class Measures:
     count: Callable[[Tensor], Tensor | int] = len
     """How many of what the means are over a batch's targets hold."""
     mean_of: str = "images"
+    final: tuple[str, ...] = ()
+    """Those that only the best epoch's weights are asked for, on validation and test."""
 
 
 SUMS: dict[str, Sum] = {"loss": summed_cross_entropy, "top1": top(1), "top5": top(5)}

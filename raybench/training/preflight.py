@@ -46,6 +46,8 @@ def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Chec
     trials = _distinct(plan)
     for task in dict.fromkeys(trial.task for trial in trials):
         _named("metric.name", plan.sweep.metric.name, task, faults, where)
+        if (reported := plan.sweep.metric.reported) is not None:
+            _reported(reported, task, faults, where)
     for trial in {(trial.task, trial.dataset.name): trial for trial in trials}.values():
         _open(trial, setup.data_root, data, faults, where, download)
     for trial in trials:
@@ -86,6 +88,14 @@ def _named(key: str, name: str, task: str, faults: Faults, where: Where) -> bool
         faults[f'{where(key)}: {key} = "{name}": {fault}'] = False
         return False
     return True
+
+
+def _reported(name: str, task: str, faults: Faults, where: Where) -> None:
+    known = (*metric_names("test", task), *(f"test_{each}" for each in kind_of(task).MEASURES.final))
+    if name not in known:
+        near = nearest(name, known) or list(known)
+        fault = f"unknown metric of a test set; nearest: {', '.join(near)}"
+        faults[f'{where("metric.reported")}: metric.reported = "{name}": {fault}'] = False
 
 
 def _distinct(plan: Plan) -> list[TrialConfig]:

@@ -47,6 +47,7 @@ MEASURES = Measures(
     training=("top1",),
     count=_tokens,
     mean_of="tokens",
+    final=("bleu",),
 )
 """Divergence from the smoothed truth a token, and the share of tokens (%) that were the likeliest, each given those
 before it."""

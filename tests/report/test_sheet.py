@@ -1,0 +1,50 @@
+"""What the sheet makes of factors that are whole sections."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from raybench.config.plan import Cell
+from raybench.report.comparison import CellResult, compare
+from raybench.report.sheet import make_sheet, readable
+
+BASE: dict[str, Any] = {"name": "vit", "options": {"patch_size": 4, "depth": 4}}
+
+
+def results(*models: Any) -> list[CellResult]:
+    cells = [Cell(str(number), {"model": model}, None, ()) for number, model in enumerate(models)]
+    return compare(cells, pl.DataFrame())
+
+
+def said(*models: Any) -> list[Any]:
+    return [result.factors["model"] for result in readable(results(*models))]
+
+
+def test_models_of_one_name_are_told_apart_by_what_differs() -> None:
+    merged = {"name": "vit", "options": {"patch_size": 4, "depth": 4, "tome_r": 8}}
+    loaded = {**BASE, "weights": "pretrained"}
+    assert said(BASE, merged, loaded) == ["vit", "vit (tome_r=8)", "vit (weights=pretrained)"]
+
+
+def test_a_model_alone_with_its_name_needs_no_more() -> None:
+    assert said(BASE, {"name": "resnet20", "weights": "pretrained"}, "plain") == ["vit", "resnet20", "plain"]
+
+
+def test_the_table_shows_it() -> None:
+    sheet = make_sheet(results(BASE, {"name": "vit", "options": {"patch_size": 2, "depth": 4}}), "any")
+    assert sheet.keys[0].texts == ("vit (patch_size=4)", "vit (patch_size=2)")
+
+
+def test_work_and_speed_are_shown_where_work_differs() -> None:
+    slow, fast = results(BASE, {"name": "resnet20"})
+    slow, fast = (
+        replace(each, gmacs=g, infer_samples_per_sec=s) for each, g, s in ((slow, 2.0, 10.0), (fast, 1.0, 25.0))
+    )
+    titles = {column.title: column.texts for column in make_sheet([slow, fast], "any").columns}
+    assert titles["work\n(GMAC)"] == ("2", "1")
+    assert titles["inference\n(1/s)"] == ("10", "25")
+    same = make_sheet([slow, replace(fast, gmacs=2.0)], "any")
+    assert "work\n(GMAC)" not in {column.title for column in same.columns}
