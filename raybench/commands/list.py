@@ -18,9 +18,7 @@ def main(argv: Sequence[str]) -> int:
     if args.kind == "sweeps":
         print_sweeps(args.filter)
     elif args.kind == "datasets":
-        from raybench.data import names
-
-        print("\n".join(name for name in names() if args.filter in name))
+        _print_data_sets(args.filter)
     else:
         _print_models(args.filter)
     return 0
@@ -36,6 +34,14 @@ def print_sweeps(wanted: str = "") -> None:
         except RaybenchError as error:
             question = f"(unreadable: {str(error).splitlines()[0]})"
         print(f"{name:<{width}}  {question}")
+
+
+def _print_data_sets(wanted: str = "") -> None:
+    from raybench.data import kind_of, names
+
+    for name in names():
+        if wanted in name:
+            print(f"{name}  (sentence pairs)" if kind_of(name) == "text" else name)
 
 
 def _print_models(wanted: str) -> None:

@@ -1,6 +1,7 @@
-"""Data sets as uint8 arrays in memory. The folder is the registry: `digits` is `raybench/data/digits.py`.
+"""Data sets in memory. The folder is the registry: `digits` is `raybench/data/digits.py`.
 
-A module of this folder is a data set when it defines `load_source(data_root, download) -> Source`.
+A module of this folder is a data set of images when it defines `load_source(data_root, download) -> Source`, and one of
+sentence pairs when it defines `load_pairs(data_root) -> TextSource`.
 """
 
 from __future__ import annotations
@@ -10,42 +11,91 @@ import difflib
 import importlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from raybench.config.folders import cache_root
 from raybench.data.cache import open_decoded
 from raybench.data.source import ImageData
+from raybench.data.text import TextData, encode
 from raybench.errors import DataError
 
-__all__ = ["ImageData", "load", "names"]
+__all__ = ["ImageData", "Kind", "TextData", "kind_of", "load", "load_text", "names"]
+
+Kind = Literal["image", "text"]
+DECLARED_BY: dict[str, Kind] = {"load_source": "image", "load_pairs": "text"}
+
+
+def names(kind: Kind | None = None) -> tuple[str, ...]:
+    """Every data set, of one kind or all, sorted."""
+    return tuple(sorted(name for name, own in _kinds().items() if kind in (None, own)))
+
+
+def kind_of(name: str) -> Kind:
+    """What a data set holds. Raises DataError for an unknown name."""
+    if name not in _kinds():
+        raise DataError(_unknown(name, names()))
+    return _kinds()[name]
 
 
 @lru_cache(maxsize=1)
-def names() -> tuple[str, ...]:
-    """Every data set, sorted. Files are parsed, not imported, so that listing stays quick."""
-    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if _is_data_set(path)))
-
-
-def _is_data_set(path: Path) -> bool:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.FunctionDef) and node.name == "load_source" for node in tree.body)
+def _kinds() -> dict[str, Kind]:
+    """Kind of each data set. Files are parsed, not imported, so that listing stays quick."""
+    kinds: dict[str, Kind] = {}
+    for path in Path(__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in DECLARED_BY:
+                kinds[path.stem] = DECLARED_BY[node.name]
+    return kinds
 
 
 def load(name: str, data_root: Path | None = None, *, download: bool = True) -> ImageData:
-    """A data set by its name, decoded once a machine and opened from the cache after that.
+    """A data set of images by its name, decoded once a machine and opened from the cache after that.
 
     data_root: the folder that holds the files; none means `./data`. What is not there is downloaded into it, if
     `download` allows.
 
     Raises DataError for an unknown name, for data that are absent, and for files that cannot be read.
     """
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
-        raise DataError(f'unknown data set "{name}"; did you mean {" or ".join(close)}? All: {", ".join(names())}')
-    root = Path("data") if data_root is None else data_root
-    return _load(name, root.expanduser().absolute(), download, cache_root())
+    _check(name, "image")
+    return _load(name, _absolute(data_root), download, cache_root())
+
+
+def load_text(name: str, data_root: Path | None = None) -> TextData:
+    """A data set of sentence pairs by its name; read and tokenized once a process, which takes seconds.
+
+    data_root: the folder that holds the files; none means `./data`. Nothing is downloaded.
+
+    Raises DataError for an unknown name, for data that are absent or cannot be read, and where spaCy is needed but not
+    installed.
+    """
+    _check(name, "text")
+    return _load_text(name, _absolute(data_root))
+
+
+def _absolute(data_root: Path | None) -> Path:
+    return (Path("data") if data_root is None else data_root).expanduser().absolute()
+
+
+def _check(name: str, kind: Kind) -> None:
+    if name not in names(kind):
+        if name in names():
+            held, wanted = ("sentence pairs", "images") if kind == "image" else ("images", "sentence pairs")
+            raise DataError(f"{name} holds {held}, not {wanted}; data sets of {wanted}: {', '.join(names(kind))}")
+        raise DataError(_unknown(name, names(kind)))
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    return f'unknown data set "{name}"; did you mean {" or ".join(close)}? All: {", ".join(known)}'
 
 
 @lru_cache(maxsize=8)
 def _load(name: str, data_root: Path, download: bool, cache: Path) -> ImageData:  # noqa: ARG001  (cache: part of the memo's key)
     source = importlib.import_module(f"{__name__}.{name}").load_source(data_root, download)
     return open_decoded(source)
+
+
+@lru_cache(maxsize=2)
+def _load_text(name: str, data_root: Path) -> TextData:
+    # Not kept on disk: a process reads it once, and 31,014 pairs take 3 s.
+    return encode(importlib.import_module(f"{__name__}.{name}").load_pairs(data_root))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ HEADS = ("head", "linear")
 """Attribute of our own models that classifies."""
 
 SIZES = ("num_classes", "in_channels", "image_size")
+TEXT_SIZES = ("source_vocabulary", "target_vocabulary")
 """What the data set decides, and options cannot."""
 
 
@@ -50,6 +51,9 @@ def build(
     options that do not fit, and WeightsError for weights that are absent, refused or do not fit.
     """
     _known(config.name)
+    if config.name in registry.text():
+        allowed = f"allowed for images: {', '.join(registry.names('image'))} and every timm name"
+        raise ConfigError([f"model {config.name} translates sentences and cannot see images; {allowed}"])
     if config.name in registry.own():
         size = config.image_size or image_size
         module = _build_own(config, num_classes, in_channels, size)
@@ -85,12 +89,34 @@ def build(
     )
 
 
+def build_text(
+    config: ModelConfig, *, source_vocabulary: int, target_vocabulary: int, weights_root: Path | None = None
+) -> nn.Module:
+    """Build a text model for vocabularies of these sizes, specials included; deterministic under `torch.manual_seed`.
+
+    Raises ConfigError for an unknown name, an image model or options that do not fit, and WeightsError for weights
+    that are absent, refused or do not fit.
+    """
+    _known(config.name)
+    if config.name not in registry.text():
+        allowed = f"allowed for sentences: {', '.join(registry.names('text'))}"
+        raise ConfigError([f"model {config.name} classifies images and cannot read sentences; {allowed}"])
+    if set_anyway := [key for key in ("image_size", "mean", "std") if getattr(config, key) is not None]:
+        raise ConfigError([f"model {config.name}: {key} is for image models; leave it out" for key in set_anyway])
+    _check_options(config, builder := registry.text()[config.name], TEXT_SIZES)
+    module = builder(source_vocabulary=source_vocabulary, target_vocabulary=target_vocabulary, **config.options)
+    if config.weights != "none":
+        path = _own_file(config, weights_root)
+        weights.load(module, weights.read_state_dict(path), heads=(), source=str(path))
+    return module
+
+
 def weights_available(config: ModelConfig, weights_root: Path | None = None) -> None:
     """Raise WeightsError, within seconds, where the weights of a configuration are absent and cannot be fetched."""
     if config.weights == "none":
         return
     _known(config.name)
-    if config.name in registry.own():
+    if config.name in registry.names():
         weights.check_published_hash(_own_file(config, weights_root))
     elif config.weights == "pretrained":
         timm_models.available(config.name)
@@ -125,15 +151,17 @@ def _known(name: str) -> None:
 
 
 def _build_own(config: ModelConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    builder = registry.own()[config.name]
-    options = config.options
+    _check_options(config, builder := registry.own()[config.name], SIZES)
+    return builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **config.options)
+
+
+def _check_options(config: ModelConfig, builder: Callable[..., nn.Module], sizes: Sequence[str]) -> None:
     # A bound keyword is a named number of the variant: another number would be another model under the same name.
     bound = getattr(builder, "keywords", {})
-    allowed = [name for name in inspect.signature(builder).parameters if name not in SIZES and name not in bound]
-    if unknown := sorted(options.keys() - set(allowed)):
+    allowed = [name for name in inspect.signature(builder).parameters if name not in sizes and name not in bound]
+    if unknown := sorted(config.options.keys() - set(allowed)):
         takes = f"allowed: {', '.join(allowed)}" if allowed else "it takes none"
         raise ConfigError([f"model {config.name}: unknown option {name}; {takes}" for name in unknown])
-    return builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
 
 
 def _own_file(config: ModelConfig, weights_root: Path | None) -> Path:

@@ -1,4 +1,7 @@
-"""Which models there are. The folder is the registry: a family is a file here that declares `MODELS`."""
+"""Which models there are. The folder is the registry: a family is a file here that declares `MODELS` or `TEXT_MODELS`.
+
+`MODELS` see images and classify them, `TEXT_MODELS` read sentences and translate them; no name is in both.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -20,10 +24,23 @@ SIMILAR = 0.4
 
 @cache
 def own() -> dict[str, Callable[..., nn.Module]]:
-    """raybench's own models: name -> builder with the keywords num_classes, in_channels, image_size, **options."""
+    """Our image models: name -> builder with the keywords num_classes, in_channels, image_size, **options."""
+    return _declared("MODELS")
+
+
+@cache
+def text() -> dict[str, Callable[..., nn.Module]]:
+    """Our text models: name -> builder with the keywords source_vocabulary, target_vocabulary, **options."""
+    models = _declared("TEXT_MODELS")
+    if twice := models.keys() & own().keys():
+        raise RuntimeError(f"declared as image and as text models: {sorted(twice)}")
+    return models
+
+
+def _declared(attribute: str) -> dict[str, Callable[..., nn.Module]]:
     models: dict[str, Callable[..., nn.Module]] = {}
     for family in families():
-        declared = getattr(importlib.import_module(f"raybench.models.{family}"), "MODELS", {})
+        declared = getattr(importlib.import_module(f"raybench.models.{family}"), attribute, {})
         if twice := models.keys() & declared.keys():
             raise RuntimeError(f"raybench/models/{family}.py declares models another file has: {sorted(twice)}")
         models.update(declared)
@@ -45,14 +62,14 @@ def families() -> tuple[str, ...]:
     return tuple(info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name != this)
 
 
-def names() -> tuple[str, ...]:
-    """Names of raybench's own models, sorted; every timm name is allowed besides."""
-    return tuple(sorted(own()))
+def names(kind: Literal["image", "text"] | None = None) -> tuple[str, ...]:
+    """Names of raybench's own models, of one kind or all, sorted; every timm name is allowed for images besides."""
+    return tuple(sorted({"image": own(), "text": text()}.get(kind or "", own() | text())))
 
 
 def exists(name: str) -> bool:
     """Whether a name is one of our own models, or a timm model, with or without the tag of published weights."""
-    return name in own() or timm_models.exists(name)
+    return name in own() or name in text() or timm_models.exists(name)
 
 
 def nearest(name: str, n: int = 3) -> list[str]:

@@ -318,15 +318,24 @@ def _nothing(path: Path, title: str) -> Path:
 
 
 @contextmanager
-def _drawing() -> Iterator[Any]:
-    """Gives `new_figure(title, panels, height) -> (axes, close)`; `close(handles, caption, path)` writes it."""
+def house_style() -> Iterator[None]:
+    """matplotlib in our style, its own cache within ours."""
     os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))
     Path(os.environ["MPLCONFIGDIR"]).mkdir(parents=True, exist_ok=True)
     from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        yield
+
+
+@contextmanager
+def _drawing() -> Iterator[Any]:
+    """Gives `new_figure(title, panels, height) -> (axes, close)`; `close(handles, caption, path)` writes it."""
 
     def new_figure(title: str, panels: int, height: float = 2.9) -> tuple[list[Any], Any]:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         columns = _panels_a_row(panels)
         rows = -(-panels // columns)
         inches = (7.2 if columns < 3 else 9.2, height * rows)
@@ -344,7 +353,7 @@ def _drawing() -> Iterator[Any]:
 
         return axes[:panels], close
 
-    with rc_context(STYLE):
+    with house_style():
         yield new_figure
 
 

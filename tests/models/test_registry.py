@@ -1,4 +1,4 @@
-"""Contracts that every one of our own models keeps, found by looking in the folder."""
+"""Contracts that every one of our own image models keeps, found by looking in the folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raybench.models import registry
 
 torch.set_num_threads(1)
 
-CASES = [(name, channels, size) for name in models.names() for channels, size in ((3, 32), (1, 8))]
+CASES = [(name, channels, size) for name in models.names("image") for channels, size in ((3, 32), (1, 8))]
 CLASSES = 7
 
 
@@ -48,7 +48,7 @@ def test_logits_are_finite_and_every_parameter_gets_a_gradient(name: str, channe
     assert without == []
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("image"))
 def test_an_image_is_classified_alone_as_in_a_batch(name: str) -> None:
     module = fresh(name, size=8).eval()
     images = torch.randn(3, 3, 8, 8)
@@ -57,7 +57,7 @@ def test_an_image_is_classified_alone_as_in_a_batch(name: str) -> None:
         torch.testing.assert_close(module(images)[1:2], module(images[1:2]), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("image"))
 def test_the_state_dict_survives_safetensors(name: str, tmp_path: Path) -> None:
     module, other = fresh(name).eval(), fresh(name, seed=1).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -67,7 +67,7 @@ def test_the_state_dict_survives_safetensors(name: str, tmp_path: Path) -> None:
     assert torch.equal(module(images), other(images))
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("image"))
 def test_the_seed_decides_the_weights(name: str) -> None:
     same = zip(fresh(name).parameters(), fresh(name).parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in same)
@@ -75,7 +75,7 @@ def test_the_seed_decides_the_weights(name: str) -> None:
     assert not all(torch.equal(one, two) for one, two in other)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.names("image"))
 def test_the_head_is_what_depends_on_the_number_of_classes(name: str) -> None:
     head = models.head_parameters(fresh(name))
     assert [len(parameter) for parameter in head] == [CLASSES, CLASSES]
