@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from raybench.data.text import PADDING_ID, Pairs, Vocabulary, detokenize
 from raybench.data.views import epoch_order
 from raybench.errors import DataError
 from raybench.models import build_text
-from raybench.models.macs import count_macs
+from raybench.models.macs import measure
 from raybench.models.transformer import Transformer, greedy_decode
 from raybench.training.device import Device
 from raybench.training.ingredients import located, weights_root
@@ -221,7 +222,7 @@ def _macs(module: nn.Module, data: TextData) -> int:
     """Of one pair of the data set's full length."""
     length = data.val.source.shape[1]
     ids = torch.zeros(1, length, dtype=torch.long, device=next(module.parameters()).device)
-    return count_macs(module, example=(ids, ids))
+    return measure(module, ids, ids).total()
 
 
 def _finish(module: nn.Module, data: TextData, device: Device, log: list[str]) -> Finish:
@@ -268,7 +269,10 @@ def _attention(module: Transformer, data: TextData, device: Device) -> bytes:
     module.eval()
     maps = module.attention_maps(source.to(device.device), target.to(device.device)).encoder
     tokens = [data.source_vocabulary.words[index] for index in source[0].tolist()]
-    return attention_figure([each[0].float().cpu().numpy() for each in maps], tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "attention.png"
+        attention_figure([each[0].float().cpu().numpy() for each in maps], tokens, path)
+        return path.read_bytes()
 
 
 def probe(config: TrialConfig, setup: Setup, device: Device) -> tuple[Callable[[int], Tensor], Any]:
