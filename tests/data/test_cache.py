@@ -216,7 +216,8 @@ def test_within_a_process_a_data_set_is_opened_once() -> None:
 
 
 def test_names_are_the_modules_that_load() -> None:
-    assert names() == ("cifar10", "cifar100", "digits")
+    assert names("image") == ("cifar10", "cifar100", "digits")
+    assert names("text") == ("copy_task", "multi30k")
 
 
 def test_an_unknown_name_lists_the_nearest() -> None:

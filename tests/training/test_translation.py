@@ -123,7 +123,7 @@ def copies() -> TextData:
 def tiny(data: TextData) -> Transformer:
     torch.manual_seed(0)
     sizes = {"source_vocabulary": len(data.source_vocabulary), "target_vocabulary": len(data.target_vocabulary)}
-    return build_transformer(**sizes, layers=1, d_model=64, d_ff=128, heads=4, dropout=0.0)
+    return build_transformer(**sizes, layers=1, d_model=32, d_ff=64, heads=4, dropout=0.0)
 
 
 def test_a_small_transformer_learns_to_copy(copies: TextData) -> None:
@@ -132,7 +132,7 @@ def test_a_small_transformer_learns_to_copy(copies: TextData) -> None:
     optimizer = torch.optim.Adam(module.parameters(), betas=(0.9, 0.98), eps=1e-9)
     order = torch.Generator().manual_seed(0)
     for step in range(1, 251):
-        optimizer.param_groups[0]["lr"] = noam_rate(step, 64, 100, factor=0.5)
+        optimizer.param_groups[0]["lr"] = noam_rate(step, 32, 100, factor=0.5)
         chosen = torch.randint(len(source), (64,), generator=order)
         optimizer.zero_grad()
         per_token(module, *trim(source[chosen], target[chosen], PADDING_ID)).backward()
