@@ -12,7 +12,7 @@ from torch import nn
 
 from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError, WeightsError
-from raybench.models import registry, timm_models, weights
+from raybench.models import registry, timm_models, tome_vit, weights
 
 HEADS = ("head", "linear")
 """Attribute of our own models that classifies."""
@@ -71,12 +71,14 @@ def build(
     else:
         pretrained = config.weights == "pretrained"
         path = None if config.weights in ("none", "pretrained") else weights.find_file(config.weights, weights_root)
+        options = dict(config.options)
+        tome_r = tome_vit.parse_option(config.name, options.pop(tome_vit.OPTION, 0))
         size = timm_models.input_size(
-            config.name, config.options, wanted=config.image_size, default=image_size, pretrained=pretrained
+            config.name, options, wanted=config.image_size, default=image_size, pretrained=pretrained
         )
         module = timm_models.build(
             config.name,
-            config.options,
+            options,
             num_classes=num_classes,
             in_channels=in_channels,
             image_size=size,
@@ -84,6 +86,7 @@ def build(
         )
         if path is not None:
             timm_models.load(module, weights.read_state_dict(path), source=str(path))
+        module = tome_vit.apply_option(config.name, module, tome_r)
         if pretrained:
             cfg = timm_models.pretrained_cfg(config.name)
             mean, std = cfg.mean, cfg.std

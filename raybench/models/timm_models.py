@@ -1,4 +1,5 @@
-"""Models of timm, passed through by name. Only this file knows timm, and imports it when used: that takes seconds."""
+"""Models of timm, passed through by name. Only this file and `tome_vit.py` know timm, and import it when used: it takes
+seconds."""
 
 from __future__ import annotations
 
