@@ -17,8 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from raybench.config.folders import cache_root
-from raybench.data import parquet
-from raybench.data.parquet import ImageTable
+from raybench.data.encoded import ImageTable, read
 from raybench.data.source import Decoded, Images, Labels, Source
 from raybench.errors import DataError
 
@@ -126,7 +125,7 @@ def _impatient() -> Iterator[None]:
 
 
 def _decode_parquet(pair: tuple[Path, ...], classes: tuple[str, ...]) -> Decoded:
-    train, test = (parquet.read(path, SHAPE, classes) for path in pair)
+    train, test = (read(path, SHAPE, classes) for path in pair)
     said = variant({"train": train, "test": test}) + _without(train, test)
     return Decoded(train.images, train.labels, test.images, test.labels, variant=said)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raybench.data import parquet
+from raybench.data.encoded import read
 from raybench.errors import DataError
 
 CLASSES = ("ant", "bee_hive", "cat")
@@ -38,7 +38,7 @@ def write(path: Path, **columns: Any) -> Path:
 
 
 def read_one(path: Path, content: Any) -> npt.NDArray[np.uint8]:
-    images = parquet.read(write(path / "one.parquet", image=[content], label=[0]), SHAPE, CLASSES[:1]).images
+    images = read(write(path / "one.parquet", image=[content], label=[0]), SHAPE, CLASSES[:1]).images
     image: npt.NDArray[np.uint8] = images[0].transpose(1, 2, 0)
     return image
 
@@ -49,7 +49,7 @@ def test_bytes_and_structs_under_both_names(tmp_path: Path, struct: bool, names:
     expected = pixels(7)
     encoded: list[Any] = [{"bytes": png, "path": None} if struct else png for png in pngs(expected)]
     columns = dict(zip(names, (encoded, [0, 1, 2, 0, 1, 2, 0]), strict=True))
-    table = parquet.read(write(tmp_path / "t.parquet", **columns), SHAPE, CLASSES)
+    table = read(write(tmp_path / "t.parquet", **columns), SHAPE, CLASSES)
     assert np.array_equal(table.images, expected.transpose(0, 3, 1, 2))
     assert table.images.flags.c_contiguous
     assert table.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -117,7 +117,7 @@ def test_an_undecodable_image_is_named_by_file_and_row(tmp_path: Path, how: str)
     images = [*pngs(pixels(3)), damaged(pngs(pixels(1))[0], how)]
     path = write(tmp_path / "damaged.parquet", image=images, label=[0, 1, 2, 0])
     with pytest.raises(DataError, match=r"damaged\.parquet, row 3: "):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
 
 
 @pytest.mark.scenario(25)
@@ -129,7 +129,7 @@ def test_few_corrupt_images_are_left_out_and_counted(tmp_path: Path, caplog: pyt
         encoded[row] = damaged(encoded[row], how)
     columns = {"label": labels, "official_index": list(range(600)), "official_split": ["train"] * 600}
     path = write(tmp_path / "some.parquet", image=encoded, **columns)
-    table = parquet.read(path, SHAPE, CLASSES)  # 6 of 600: 1 %, as many as may be
+    table = read(path, SHAPE, CLASSES)  # 6 of 600: 1 %, as many as may be
     kept = [row for row in range(600) if row not in lost]
     assert table.corrupt == len(lost)
     assert np.array_equal(table.images, images[kept].transpose(0, 3, 1, 2))
@@ -140,7 +140,7 @@ def test_few_corrupt_images_are_left_out_and_counted(tmp_path: Path, caplog: pyt
     encoded[599] = damaged(encoded[599], "cut")
     write(path, image=encoded, **columns)
     with pytest.raises(DataError) as refused:
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
     said = f"{path}: 7 of the first 600 images are corrupt (rows 17, 107, 197, 287, 377 and 2 more; row 17: the image "
     assert str(refused.value).startswith(said)
     assert "at most 1% of its 600 images may be" in str(refused.value)
@@ -150,12 +150,12 @@ def test_few_corrupt_images_are_left_out_and_counted(tmp_path: Path, caplog: pyt
 def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", image=pngs(pixels(4)), label=[0, 2, 0, 2])
     with pytest.raises(DataError, match=r"t\.parquet: no image of class 1 \(bee_hive\); each of the 3 classes must"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
     # Also where its only image is corrupt.
     images = [damaged(png, "cut") if row == 7 else png for row, png in enumerate(pngs(pixels(200)))]
     write(path, image=images, label=[1 if row == 7 else 2 * (row % 2) for row in range(200)])
     with pytest.raises(DataError, match=r"no image of class 1 \(bee_hive\)"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
 
 
 def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
@@ -171,41 +171,41 @@ def test_other_sizes(tmp_path: Path) -> None:
     wide = encode(Image.new("RGB", (9, 6)))
     path = write(tmp_path / "t.parquet", image=[*pngs(pixels(1)), wide], label=[0, 0])
     with pytest.raises(DataError, match=r"t\.parquet, row 1: the image has 9x6 pixels, not 5x6"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
 
 
 @pytest.mark.parametrize("label", [3, -1, None])
 def test_labels_out_of_range(tmp_path: Path, label: int | None) -> None:
     path = write(tmp_path / "t.parquet", image=pngs(pixels(2)), label=[2, label])
     with pytest.raises(DataError, match=rf"t\.parquet, row 1: label {label} is out of range; allowed are 0 to 2"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
 
 
 def test_labels_that_are_no_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", image=pngs(pixels(1)), label=["cat"])
     with pytest.raises(DataError, match="column label holds string; labels are whole numbers from 0 to 2"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
 
 
 def test_label_names_must_agree(tmp_path: Path) -> None:
     images = pngs(pixels(2))
     fine = write(tmp_path / "fine.parquet", image=images, label=[0, 1], label_name=["ant", "bee hive"])
-    assert parquet.read(fine, SHAPE, CLASSES[:2]).labels.tolist() == [0, 1]
+    assert read(fine, SHAPE, CLASSES[:2]).labels.tolist() == [0, 1]
     other = write(tmp_path / "other.parquet", image=images, label=[0, 1], label_name=["ant", "cat"])
     with pytest.raises(DataError, match=r'other\.parquet, row 1: label 1 is called "cat" but is "bee_hive"'):
-        parquet.read(other, SHAPE, CLASSES)
+        read(other, SHAPE, CLASSES)
 
 
 def test_files_that_are_no_image_tables(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("version https://git-lfs")
     with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
-        parquet.read(tmp_path / "text.parquet", SHAPE, CLASSES)
+        read(tmp_path / "text.parquet", SHAPE, CLASSES)
     with pytest.raises(DataError, match="no column image or img"):
-        parquet.read(write(tmp_path / "a.parquet", picture=pngs(pixels(1)), label=[0]), SHAPE, CLASSES)
+        read(write(tmp_path / "a.parquet", picture=pngs(pixels(1)), label=[0]), SHAPE, CLASSES)
     with pytest.raises(DataError, match="no column label or fine_label"):
-        parquet.read(write(tmp_path / "b.parquet", image=pngs(pixels(1))), SHAPE, CLASSES)
+        read(write(tmp_path / "b.parquet", image=pngs(pixels(1))), SHAPE, CLASSES)
     with pytest.raises(DataError, match="no rows"):
-        parquet.read(
+        read(
             write(tmp_path / "c.parquet", image=pa.array([], pa.binary()), label=pa.array([], pa.int64())),
             SHAPE,
             CLASSES,
@@ -216,4 +216,4 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", image=pngs(pixels(50)), label=[0] * 50)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"t\.parquet cannot be read as Parquet"):
-        parquet.read(path, SHAPE, CLASSES)
+        read(path, SHAPE, CLASSES)
