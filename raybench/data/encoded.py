@@ -48,8 +48,8 @@ class ImageTable:
     """Rows left out."""
 
 
-class _CorruptError(Exception):
-    """One image cannot be decoded."""
+class CorruptError(Exception):
+    """One image cannot be decoded. Caught here or by `photos`: never shown as it is."""
 
 
 def read(path: Path, shape: tuple[int, int, int], classes: Sequence[str]) -> ImageTable:
@@ -89,7 +89,7 @@ def _images(
     for row, content in enumerate(encoded):
         try:
             images[row] = _decode(content, shape, f"{path}, row {row}")
-        except _CorruptError as error:
+        except CorruptError as error:
             corrupt[row] = str(error)
             if len(corrupt) > MAX_CORRUPT * len(encoded):
                 raise DataError(_too_many(path, corrupt, row + 1, len(encoded))) from error
@@ -176,25 +176,25 @@ def _check_classes(labels: Labels, path: Path, classes: Sequence[str]) -> None:
 
 
 def _decode(content: Any, shape: tuple[int, int, int], where: str) -> npt.NDArray[np.uint8]:
-    """One encoded image as uint8 (H, W, C). Raises _CorruptError where it is none, DataError for another size."""
+    """One encoded image as uint8 (H, W, C). Raises CorruptError where it is none, DataError for another size."""
     from PIL import Image
 
     encoded = content.get("bytes") if isinstance(content, dict) else content
     if not isinstance(encoded, bytes):
-        raise _CorruptError("no encoded image here; the image column holds bytes, or a struct with a field bytes")
+        raise CorruptError("no encoded image here; the image column holds bytes, or a struct with a field bytes")
     channels, height, width = shape
     try:
-        _check_png(encoded)
+        check_png(encoded)
         with Image.open(io.BytesIO(encoded)) as image:
             if image.size != (width, height):
                 raise DataError(f"{where}: the image has {image.width}x{image.height} pixels, not {width}x{height}")
-            pixels = np.asarray(_converted(image, "RGB" if channels == 3 else "L"))  # (H, W, 3) or (H, W)
+            pixels = np.asarray(converted(image, "RGB" if channels == 3 else "L"))  # (H, W, 3) or (H, W)
     except (*UNDECODABLE, Image.DecompressionBombError) as error:
-        raise _CorruptError(f"the image cannot be decoded: {error}") from error
+        raise CorruptError(f"the image cannot be decoded: {error}") from error
     return pixels.reshape(height, width, channels)
 
 
-def _check_png(encoded: bytes) -> None:
+def check_png(encoded: bytes) -> None:
     """Checksums of a PNG's chunks: Pillow alone decodes about 1 % of the PNGs with a flipped bit without complaint."""
     if not encoded.startswith(PNG_SIGNATURE):
         return
@@ -210,7 +210,11 @@ def _check_png(encoded: bytes) -> None:
         start = end + 4
 
 
-def _converted(image: PillowImage, mode: str) -> PillowImage:
+def converted(image: PillowImage, mode: str) -> PillowImage:
+    """The image as `RGB` or `L`: palettes looked up, alpha dropped, the upper 8 of 16 bits kept.
+
+    Raises ValueError for floating-point pixels.
+    """
     if image.mode == mode:
         return image
     if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip what is above 255

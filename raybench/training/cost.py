@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
-from raybench.data import ImageData, load
+from raybench.data import ImageData
 from raybench.data.splits import split
-from raybench.data.views import view_count
 from raybench.distillation.teacher import TeacherRecord
+from raybench.training.batches import views_of
 from raybench.training.device import choose_device
-from raybench.training.ingredients import make_model
+from raybench.training.ingredients import load_data, make_model
 from raybench.training.preparation import TeacherWanted, teacher_folder
 from raybench.training.recorder import Setup
 from raybench.training.tasks import Classification
@@ -44,7 +44,7 @@ class Estimator:
 
     def trial_s(self, trial: TrialConfig) -> float:
         """Seconds of one trial, its teacher's work left out."""
-        data = load(trial.dataset.name, self.setup.data_root)
+        data = load_data(trial.dataset, self.setup)
         train = len(split(data.train_labels, trial.dataset.val_size, trial.dataset.train_size).train)
         speed = self._speed(trial.model, trial, data)
         epoch = train * speed.train_s + trial.dataset.val_size * speed.infer_s
@@ -56,10 +56,9 @@ class Estimator:
         own, teacher = trial.teacher_trial(), trial.canonical().distillation.teacher
         if own is None or teacher is None:
             return 0.0
-        data = load(trial.dataset.name, self.setup.data_root)
+        data = load_data(trial.dataset, self.setup)
         speed = self._speed(own.model, own, data)
-        views = view_count(trial.dataset.augment) if trial.dataset.views == "all" else trial.dataset.views
-        filled = images * views * speed.infer_s if trial.distillation.cache == "prefill" else 0.0
+        filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache == "prefill" else 0.0
         if TeacherRecord.load(teacher_folder(trial)) is not None:
             return filled
         step = {"none": 0.0, "head": speed.infer_s, "finetune": speed.train_s}[teacher.prepare]
@@ -67,7 +66,7 @@ class Estimator:
         return filled + own.schedule.epochs * (train * step + own.dataset.val_size * speed.infer_s)
 
     def _speed(self, model: ModelConfig, trial: TrialConfig, data: ImageData) -> Speed:
-        key = f"{trial.dataset.name} {trial.dataset.image_size} {trial.precision} {model.model_dump_json()}"
+        key = f"{trial.dataset.data_key} {trial.dataset.image_size} {trial.precision} {model.model_dump_json()}"
         if key not in self._speeds:
             self._speeds[key] = _probe(model, trial.dataset, trial.precision, data, self.setup)
         return self._speeds[key]

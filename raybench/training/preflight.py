@@ -11,14 +11,15 @@ import torch
 from raybench.config.names import nearest
 from raybench.config.plan import Plan, first_values, make_setting, show
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
-from raybench.data import ImageData, load
+from raybench.data import ImageData, Request, load
 from raybench.data import names as dataset_names
 from raybench.data.splits import split
-from raybench.data.views import view_table
+from raybench.data.views import endless, view_table
 from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
 from raybench.models import count_parameters, exists, weights_available
 from raybench.models import names as model_names
 from raybench.models import nearest as nearest_models
+from raybench.training.batches import views_of
 from raybench.training.ingredients import make_model
 from raybench.training.metrics import names as metric_names
 from raybench.training.recorder import Setup
@@ -52,12 +53,13 @@ def check(plan: Plan, data_root: Path | None, where: Where, download: bool = Tru
     checked = Checked()
     data: dict[str, ImageData] = {}
     trials = _distinct(plan)
-    for dataset in {trial.dataset.name: trial.dataset for trial in trials}.values():
+    for dataset in {trial.dataset.data_key: trial.dataset for trial in trials}.values():
         _open(dataset, data_root, data, faults, where, download)
     for trial in trials:
-        if (found := data.get(trial.dataset.name)) is None:
+        if (found := data.get(trial.dataset.data_key)) is None:
             continue
         _split(trial.dataset, found, faults, where)
+        _cache(trial, faults, where)
         for key, model in _models(trial):
             _model(key, model, trial.dataset, found, data_root, checked, faults, where)
     if faults:
@@ -102,7 +104,8 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
         for setting in settings:
             trial = setting.trials[0]
             parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
-            seen.setdefault(" ".join(part.model_dump_json() if part else "" for part in parts), trial)
+            key = " ".join(part.model_dump_json() if part else "" for part in parts)
+            seen.setdefault(f"{key} {trial.canonical().distillation.cache}", trial)
     return list(seen.values())
 
 
@@ -117,14 +120,14 @@ def _open(
     if not _named("dataset.name", dataset.name, faults, where):
         return
     try:
-        found = load(dataset.name, data_root, download=download)
+        found = load(Request.of(dataset), data_root, download=download)
     except DataError as error:
         faults[str(error)] = True
         return
     if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
         faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = False
         return
-    data[dataset.name] = found
+    data[dataset.data_key] = found
 
 
 def _split(dataset: DatasetConfig, data: ImageData, faults: Faults, where: Where) -> None:
@@ -133,9 +136,21 @@ def _split(dataset: DatasetConfig, data: ImageData, faults: Faults, where: Where
     except DataError as error:
         faults[f"{where('dataset.train_size')}: dataset.train_size = {dataset.train_size}: {error}"] = False
     try:
-        view_table(1, dataset.augment, dataset.views)
+        if not (endless(dataset.augment) and dataset.views == "all"):
+            view_table(1, dataset.augment, dataset.views)
     except DataError as error:
         faults[f"{where('dataset.views')}: dataset.views = {dataset.views}: {error}"] = False
+
+
+def _cache(trial: TrialConfig, faults: Faults, where: Where) -> None:
+    """Logits that are computed beforehand need views that are known beforehand."""
+    distillation = trial.canonical().distillation
+    if distillation.teacher is None or distillation.cache == "off" or not endless(trial.dataset.augment):
+        return
+    try:
+        views_of(trial.dataset)
+    except DataError as error:
+        faults[f"{where('dataset.views')}: distillation.cache = prefill: {error}"] = False
 
 
 def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:

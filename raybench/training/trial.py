@@ -21,9 +21,8 @@ from raybench.models import count_parameters
 from raybench.models.macs import count_macs
 from raybench.results.schema import Status
 from raybench.results.storage import explain, write_atomically
-from raybench.training.batches import PlainImages
 from raybench.training.device import Device, choose_device, driver_version, out_of_memory, release_memory
-from raybench.training.ingredients import Ingredients, gather
+from raybench.training.ingredients import Ingredients, gather, scored_images
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.metrics import names as metric_names
@@ -190,7 +189,7 @@ def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, ingred
     if setup.keep == "last":
         recorder.save(run.state())
     run.use_best()
-    images = PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, run.device.device)
+    images = scored_images(ingredients, run.config.dataset, run.device)
     run.device.synchronise()
     start = time.perf_counter()
     test = run.evaluate(images)
