@@ -293,7 +293,7 @@ class Sweep:
         """Images in a trial's training subset."""
         if isinstance(trial.dataset.train_size, int):
             return trial.dataset.train_size
-        return self.checked.images[trial.dataset.name] - trial.dataset.val_size
+        return self.checked.images[trial.dataset.data_key] - trial.dataset.val_size
 
     def results(self) -> list[CellResult]:
         """Every cell's result from the rows there are."""

@@ -108,7 +108,7 @@ def makes_other_trials(change: Change, before: Plan) -> bool:
     settings = settings or [(cell.point, first_values(before.sweep)) for cell in before.cells[:LOOKED_AT]]
     trials = [(values := point | tuned, trial_at(before.sweep, values)) for point, tuned in settings]
     if data != change.key:
-        return any(trial.dataset.name == data for _, trial in trials)
+        return any(trial.dataset.data_key == data for _, trial in trials)
     if change.key == "seeds":
         return _replaced(change.before.value, change.now.value)
     if not is_trial_key(change.key):

@@ -189,7 +189,7 @@ def trial_at(sweep: SweepConfig, values: dict[str, Any]) -> TrialConfig:
     for key in sorted(values, key=lambda key: key.count(".")):
         put(content, key, json.loads(json.dumps(values[key])))
     trial = TrialConfig.model_validate(content)
-    fingerprint = trial.dataset.fingerprint or sweep.fingerprints.get(trial.dataset.name, "")
+    fingerprint = trial.dataset.fingerprint or sweep.fingerprints.get(trial.dataset.data_key, "")
     if fingerprint == trial.dataset.fingerprint:
         return trial
     return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"fingerprint": fingerprint})})

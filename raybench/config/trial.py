@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+
+from raybench.config import augmentation
 
 RECIPE_VERSION = 1
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
@@ -25,7 +26,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes, NumPy's being the narrowest."""
 Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
 OF_A_SWEEP = "sweep:"
-AUGMENTATION = re.compile(r"crop[1-9]\d*|hflip")
 
 
 class Section(BaseModel):
@@ -38,6 +38,14 @@ class DatasetConfig(Section):
     """Which images, which split of them, and how they are varied."""
 
     name: str
+    path: str | None = None
+    """Of photos: a file, folder or pattern, below the data root or absolute. It says where they lie, not what they
+    are, so that it is no part of a trial's identity once the fingerprint is known."""
+    test_path: str | None = None
+    """Of the test images, where they do not lie beside the others."""
+    label_column: str | None = None
+    decode_size: PositiveInt | None = None
+    """Side in pixels of the squares kept of photos (short edge resized to it, centre crop); none takes `image_size`."""
     train_size: PositiveInt | Literal["all"] = "all"
     """Images in the nested, class-balanced training subset; `all` is what validation leaves."""
     val_size: PositiveInt = 5000
@@ -45,23 +53,36 @@ class DatasetConfig(Section):
     image_size: PositiveInt | None = None
     """Side in pixels at which the model sees the images; none keeps the data set's own."""
     augment: Annotated[tuple[str, ...], Strict(False)] = ()
-    """`cropN` (zero-pad by N pixels, crop back at random) and `hflip`."""
+    """`cropN` (zero-pad by N pixels, crop back at random), `hflip`, `rrc`, `rand-…`, `randaugment-…`, `erasing…`."""
     views: PositiveInt | Literal["all"] = "all"
-    """How many fixed views of each image training draws from: `all` that `augment` allows, or so many of them."""
+    """How many fixed views of each image training draws from: `all` that `augment` allows (a fresh one in every epoch,
+    where they cannot be numbered), or so many of them."""
     fingerprint: str = ""
     """First 12 hex digits of the SHA-256 of the decoded data; filled in by the plan, so other data are other trials."""
 
     @field_validator("augment")
     @classmethod
     def _known_augmentations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if not AUGMENTATION.fullmatch(name):
-                raise ValueError(f'unknown augmentation "{name}"; allowed: cropN (such as crop4), hflip')
-        kinds = ["crop" if name.startswith("crop") else name for name in value]
-        if len(set(kinds)) != len(kinds):
-            raise ValueError("each kind of augmentation at most once")
+        augmentation.parse(value)
         # Images are cropped first and flipped then, in whatever order it is written.
         return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> DatasetConfig:
+        if self.decode_size is not None and self.decode_size < (self.image_size or 0):
+            raise ValueError(
+                f"decode_size = {self.decode_size} must be at least image_size = {self.image_size}, for that is cut "
+                "from its middle"
+            )
+        return self
+
+    @property
+    def data_key(self) -> str:
+        """Names the decoded data within a sweep: two trials with the same share them."""
+        said = [self.name, self.path, self.test_path, self.label_column]
+        if side := self.decode_size or (self.image_size if self.path else None):
+            said.append(f"{side}px")
+        return " ".join(part for part in said if part)
 
 
 class ModelConfig(Section):
@@ -310,6 +331,12 @@ class TrialConfig(Section):
             # A path says where a file lies, and a sweep's name where a trial's are; neither which weights they are.
             if section.get("weights", "none") not in ("none", "pretrained"):
                 section["weights"] = Path(section["weights"]).name
+        dataset = content["dataset"]
+        for key in ("path", "test_path", "label_column", "decode_size"):
+            if key in dataset and self.dataset.fingerprint:
+                del dataset[key]  # the fingerprint is that of what they lead to
+            elif key.endswith("path") and key in dataset:
+                dataset[key] = Path(dataset[key]).name
         return content
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

@@ -1,7 +1,8 @@
 """Data sets in memory. The folder is the registry: `digits` is `raybench/data/digits.py`.
 
-A module of this folder is a data set of images when it defines `load_source(data_root, download) -> Source`, and one of
-sentence pairs when it defines `load_pairs(data_root) -> TextSource`.
+A module of this folder is a data set of images when it defines `load_source(request, data_root, download) -> Source`; it
+names in `OPTIONS` which options of a request it takes (none where it has no `OPTIONS`). It is one of sentence pairs when it
+defines `load_pairs(data_root) -> TextSource`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from raybench.config.folders import cache_root
 from raybench.data.cache import open_decoded
-from raybench.data.source import ImageData
+from raybench.data.source import ImageData, Request
 from raybench.data.text import TextData, encode
 from raybench.errors import DataError
 
-__all__ = ["ImageData", "Kind", "TextData", "kind_of", "load", "load_text", "names"]
+__all__ = ["ImageData", "Kind", "Request", "TextData", "kind_of", "load", "load_text", "names"]
 
 Kind = Literal["image", "text"]
 DECLARED_BY: dict[str, Kind] = {"load_source": "image", "load_pairs": "text"}
@@ -48,16 +50,32 @@ def _kinds() -> dict[str, Kind]:
     return kinds
 
 
-def load(name: str, data_root: Path | None = None, *, download: bool = True) -> ImageData:
-    """A data set of images by its name, decoded once a machine and opened from the cache after that.
+def load(what: str | Request, data_root: Path | None = None, *, download: bool = True) -> ImageData:
+    """A data set of images, decoded once a machine and opened from the cache after that.
 
-    data_root: the folder that holds the files; none means `./data`. What is not there is downloaded into it, if
-    `download` allows.
+    what: its name, or a request that says more. data_root: the folder that holds the files; none means `./data`. What
+    is not there is downloaded into it, if `download` allows and the data set can be.
 
-    Raises DataError for an unknown name, for data that are absent, and for files that cannot be read.
+    Raises DataError for an unknown name, for an option that the data set does not take, for data that are absent, and
+    for files that cannot be read.
     """
-    _check(name, "image")
-    return _load(name, _absolute(data_root), download, cache_root())
+    request = Request(what) if isinstance(what, str) else what
+    _check(request.name, "image")
+    taken = _options(request.name)
+    if refused := [option for option in request.options if option not in taken]:
+        others = [name for name in names("image") if refused[0] in _options(name)]
+        raise DataError(
+            f"{request.name} takes no dataset.{refused[0]} (it is {request.options[refused[0]]}); leave it out, or "
+            f"name one of the data sets that do: {', '.join(others)}"
+        )
+    if "decode_size" not in taken:
+        request = replace(request, image_size=None)
+    return _load(request, _absolute(data_root), download, cache_root())
+
+
+def _options(name: str) -> tuple[str, ...]:
+    """What a data set takes beside its name."""
+    return tuple(getattr(importlib.import_module(f"{__name__}.{name}"), "OPTIONS", ()))
 
 
 def load_text(name: str, data_root: Path | None = None) -> TextData:
@@ -90,8 +108,8 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _load(name: str, data_root: Path, download: bool, cache: Path) -> ImageData:  # noqa: ARG001  (cache: part of the memo's key)
-    source = importlib.import_module(f"{__name__}.{name}").load_source(data_root, download)
+def _load(request: Request, data_root: Path, download: bool, cache: Path) -> ImageData:  # noqa: ARG001  (cache: part of the memo's key)
+    source = importlib.import_module(f"{__name__}.{request.name}").load_source(request, data_root, download)
     return open_decoded(source)
 
 

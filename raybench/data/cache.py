@@ -71,7 +71,10 @@ def _key(source: Source, known: Path) -> str:
     """Names what decoding would give: the content of the files, not where they lie."""
     known.mkdir(parents=True, exist_ok=True)
     parts = [str(DECODER_VERSION), source.layout, *source.classes]
-    parts += [f"{path.name} {_file_hash(path, known)}" for path in source.files]
+    if source.root is not None:
+        parts.append(_tree_hash(source.root, source.files, known))
+    else:
+        parts += [f"{path.name} {_file_hash(path, known)}" for path in source.files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -92,6 +95,33 @@ def _file_hash(path: Path, known: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     _write_json(note, {"seen": seen, "hashed_ns": hashed_ns, "sha256": digest})
     return digest
+
+
+def _tree_hash(root: Path, files: tuple[Path, ...], known: Path) -> str:
+    """SHA-256 over the names below `root` and contents of many files, remembered in one note until one changes."""
+    listing, newest = hashlib.sha256(), 0
+    for path in files:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        listing.update(f"{path.relative_to(root).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        newest = max(newest, state.st_mtime_ns)
+    note = known / f"{hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]}.json"
+    seen, remembered = [str(root.absolute()), listing.hexdigest()], _read_json(note)
+    if remembered.get("seen") == seen and remembered["hashed_ns"] - newest > SETTLED_NS:
+        return str(remembered["sha256"])
+    hashed_ns = time.time_ns()
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        digest.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+    _write_json(note, {"seen": seen, "hashed_ns": hashed_ns, "sha256": digest.hexdigest()})
+    return digest.hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -117,8 +147,8 @@ def _open(folder: Path, source: Source) -> ImageData | None:
         return ImageData(
             name=source.name,
             classes=source.classes,
-            mean=source.mean,
-            std=source.std,
+            mean=source.mean or tuple(about["mean"]),
+            std=source.std or tuple(about["std"]),
             variant=about["variant"],
             fingerprint=about["fingerprint"],
             **arrays,
@@ -131,19 +161,22 @@ def _store(source: Source, target: Path) -> None:
     """Decode into a folder beside the target, then rename it: others see all or nothing. The caller holds the lock."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed here
-    decoded = source.decode()
+    partial.mkdir()
     try:
-        partial.mkdir()
+        decoded = source.decode(partial)
         for name in ARRAYS:
+            if (partial / f"{name}.npy").exists():  # left there by the decoder
+                continue
             with (partial / f"{name}.npy").open("wb") as file:
                 np.save(file, getattr(decoded, name))
                 file.flush()
                 os.fsync(file.fileno())
-        about = {"variant": decoded.variant, "fingerprint": fingerprint(decoded)}
-        about["files"] = ", ".join(path.name for path in source.files)
+        about: dict[str, Any] = {"variant": decoded.variant, "fingerprint": fingerprint(decoded)}
+        about |= {"mean": decoded.mean, "std": decoded.std}
+        about["files"] = str(source.root) if source.root else ", ".join(path.name for path in source.files)
         _write_json(partial / "about.json", about)
         shutil.rmtree(target, ignore_errors=True)  # there, but it could not be opened
         partial.rename(target)
-    except OSError:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -17,8 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from raybench.config.folders import cache_root
-from raybench.data import parquet
-from raybench.data.parquet import ImageTable
+from raybench.data.encoded import ImageTable, read
 from raybench.data.source import Decoded, Images, Labels, Source
 from raybench.errors import DataError
 
@@ -40,12 +39,12 @@ class Cifar:
     folder: str
     """What torchvision calls the folder it unpacks."""
 
-    def find(self, data_root: Path | None, download: bool) -> Source:
+    def find(self, data_root: Path, download: bool) -> Source:
         """The first that is there of the Parquet pair and torchvision's folder; else a download into `data_root`.
 
         Raises DataError that says what was looked for and where.
         """
-        root = (Path("data") if data_root is None else data_root).absolute()
+        root = data_root.absolute()
         pair = tuple(root / f"{self.name}_{part}.parquet" for part in OFFICIAL_SIZES)
         present = [path.name for path in pair if path.is_file()]
         if len(present) == len(pair):
@@ -72,7 +71,7 @@ class Cifar:
 
         return getattr(torchvision.datasets, self.torchvision_class)
 
-    def _decode_torchvision(self, root: Path) -> Decoded:
+    def _decode_torchvision(self, root: Path, _folder: Path) -> Decoded:
         data_set = self._torchvision()
         try:
             with warnings.catch_warnings():
@@ -125,8 +124,8 @@ def _impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _decode_parquet(pair: tuple[Path, ...], classes: tuple[str, ...]) -> Decoded:
-    train, test = (parquet.read(path, SHAPE, classes) for path in pair)
+def _decode_parquet(pair: tuple[Path, ...], classes: tuple[str, ...], _folder: Path) -> Decoded:
+    train, test = (read(path, SHAPE, classes) for path in pair)
     said = variant({"train": train, "test": test}) + _without(train, test)
     return Decoded(train.images, train.labels, test.images, test.labels, variant=said)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raybench.data.cifar import Cifar
-from raybench.data.source import Source
+from raybench.data.source import Request, Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -17,6 +17,6 @@ STD = (0.2470, 0.2435, 0.2616)
 CIFAR = Cifar("cifar10", CLASSES, MEAN, STD, torchvision_class="CIFAR10", folder="cifar-10-batches-py")
 
 
-def load_source(data_root: Path | None, download: bool) -> Source:
+def load_source(_request: Request, data_root: Path, download: bool) -> Source:
     """Found as Parquet, in torchvision's layout, or downloaded. Raises DataError when it is nowhere."""
     return CIFAR.find(data_root, download)

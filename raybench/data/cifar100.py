@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raybench.data.cifar import Cifar
-from raybench.data.source import Source
+from raybench.data.source import Request, Source
 
 # fmt: off
 CLASSES = (
@@ -27,6 +27,6 @@ STD = (0.2673, 0.2564, 0.2762)
 CIFAR = Cifar("cifar100", CLASSES, MEAN, STD, torchvision_class="CIFAR100", folder="cifar-100-python")
 
 
-def load_source(data_root: Path | None, download: bool) -> Source:
+def load_source(_request: Request, data_root: Path, download: bool) -> Source:
     """Found as Parquet, in torchvision's layout, or downloaded. Raises DataError when it is nowhere."""
     return CIFAR.find(data_root, download)

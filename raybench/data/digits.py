@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybench.data.source import Decoded, Source
+from raybench.data.source import Decoded, Request, Source
 from raybench.data.splits import split
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -22,13 +22,13 @@ TEST_SIZE = 500
 BRIGHTEST = 16
 
 
-def load_source(data_root: Path | None, download: bool) -> Source:  # noqa: ARG001  (nothing to look for)
+def load_source(_request: Request, _data_root: Path, _download: bool) -> Source:
     """The embedded digits; they need no file and no network."""
     layout = f"scikit-learn {version('scikit-learn')}"
     return Source("digits", CLASSES, MEAN, STD, files=(), layout=layout, decode=_decode)
 
 
-def _decode() -> Decoded:
+def _decode(_folder: Path) -> Decoded:
     from sklearn.datasets import load_digits
 
     digits = load_digits()

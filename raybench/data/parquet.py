@@ -1,224 +1,237 @@
-"""Images and labels in a Parquet file: encoded images as `bytes`, or as the struct of the Hugging Face hub."""
+"""Photos in Parquet files: encoded bytes, or the struct of the Hugging Face hub, with a label column.
+
+`path` is a file, a pattern of files, or a folder with `train-*.parquet` and `test-*.parquet` or `validation-*.parquet`
+as the hub keeps them. Where no test images are named or found, a fixed fifth of each class is the test set.
+"""
 
 from __future__ import annotations
 
-import io
-import logging
-import struct
-import zlib
-from collections.abc import Sequence
+import glob
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raybench.data.source import Images, Labels
+from raybench.data import hashing, photos
+from raybench.data.image_folder import find
+from raybench.data.photos import Part, Photo
+from raybench.data.source import Decoded, Labels, Request, Source
+from raybench.data.splits import TEST_SHARE, cut_test
 from raybench.errors import DataError
 
-if TYPE_CHECKING:
-    import pyarrow
-    from PIL.Image import Image as PillowImage
-
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "fine_label")
-OTHER_COLUMNS = ("label_name", "official_split", "official_index")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error)
-MAX_CORRUPT = 0.01
-"""Part of a file's images that may be corrupt and are then left out; a file with more of them is damaged or another."""
+OPTIONS = ("path", "test_path", "label_column", "decode_size")
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
+TEST = ("test", "validation", "val", "valid")
+"""The first that is in a folder, and is labelled, is the test set."""
+FOLDERS = (".", "data", "default")
+PATTERNS = ("{}-*.parquet", "{}.parquet", "{}/*.parquet", "*_{}.parquet")
+ROWS = 64
+"""Rows read at once."""
 LISTED = 5
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Table:
+    """The files of one part, read as if they were one."""
+
+    files: tuple[Path, ...]
+    image: str
+    labels: tuple[Any, ...]
+    """As they are written: whole numbers, text, or none where a row has no label."""
+    names: tuple[str, ...] | None
+    """Of the classes 0, 1, 2 …, where the files say them."""
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return str(self.files[0]) if len(self.files) == 1 else f"{self.files[0].parent} ({len(self.files)} files)"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any row has a label; sets whose labels are kept secret have -1."""
+        return any(label not in (None, -1) for label in self.labels)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageTable:
-    """A decoded file: images uint8 (N, C, H, W), labels int64 (N,), and where each row comes from, if known.
-
-    Rows whose image is corrupt are left out.
-    """
-
-    images: Images
-    labels: Labels
-    official_split: tuple[str | None, ...] | None
-    official_index: tuple[int | None, ...] | None
-    corrupt: int
-    """Rows left out."""
-
-
-class _CorruptError(Exception):
-    """One image cannot be decoded."""
-
-
-def read(path: Path, shape: tuple[int, int, int], classes: Sequence[str]) -> ImageTable:
-    """Read and decode a file; its corrupt images, at most `MAX_CORRUPT` of them, are left out, counted and logged.
-
-    shape: (channels, height, width) that every image must have once it is RGB (3 channels) or grey (1).
-
-    Raises DataError that names the file and the row: missing columns, too many corrupt images, other sizes, labels out
-    of range or with another name than `classes` gives them, a class without an image.
-    """
-    columns = _columns(path)
-    image_column, label_column = (_first(columns, names, path) for names in (IMAGE_COLUMNS, LABEL_COLUMNS))
-    labels = _labels(columns[label_column], path, label_column, classes)
-    if "label_name" in columns:
-        _check_names(labels, columns["label_name"].to_pylist(), path, classes)
-    images, corrupt = _images(columns[image_column].to_pylist(), shape, path)
-    kept = [row for row in range(len(labels)) if row not in corrupt]
-    labels = labels[kept]
-    _check_classes(labels, path, classes)
-    splits, indices = (columns[name].to_pylist() if name in columns else None for name in OTHER_COLUMNS[1:])
-    return ImageTable(
-        np.ascontiguousarray((images[kept] if corrupt else images).transpose(0, 3, 1, 2)),
-        labels,
-        official_split=None if splits is None else tuple(splits[row] for row in kept),
-        official_index=None if indices is None else tuple(indices[row] for row in kept),
-        corrupt=len(corrupt),
+def load_source(request: Request, data_root: Path, _download: bool) -> Source:
+    """The files of `request.path`. Raises DataError when they are absent or are no tables of labelled photos."""
+    side = request.side
+    train, test = _tables(request, data_root)
+    classes = _classes(train)
+    train_labels = _numbered(train, classes)
+    if test is None:
+        ranks = hashing.bits(np.arange(len(train_labels), dtype=np.int64), hashing.key("test cut"))
+        cut = cut_test(train_labels, ranks)
+        chosen = [(train, train_labels, ~cut), (train, train_labels, cut)]
+        variant = f"own split (test is a fixed {TEST_SHARE:.0%} of each class)"
+    else:
+        test_labels = _numbered(test, classes)
+        everything = [np.ones(len(labels), dtype=np.bool_) for labels in (train_labels, test_labels)]
+        chosen = [(train, train_labels, everything[0]), (test, test_labels, everything[1])]
+        variant = "unverified"
+    first, second = (
+        Part(name, table.place, int(rows.sum()), partial(_photos, table, labels, rows))
+        for name, (table, labels, rows) in zip(("train", "test"), chosen, strict=True)
     )
+    decode = partial(_decode, (first, second), tuple(map(str, classes)), side, variant)
+    files = train.files if test is None else (*train.files, *test.files)
+    layout = f"{photos.LAYOUT} {side} parquet {train.image} {request.label_column} {first.count} {second.count}"
+    return Source(request.name, tuple(map(str, classes)), (), (), files, layout, decode)
 
 
-def _images(
-    encoded: list[Any], shape: tuple[int, int, int], path: Path
-) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Images (N, H, W, C), and row -> what is wrong of those that are corrupt."""
-    channels, height, width = shape
-    images = np.empty((len(encoded), height, width, channels), dtype=np.uint8)
-    corrupt: dict[int, str] = {}
-    for row, content in enumerate(encoded):
-        try:
-            images[row] = _decode(content, shape, f"{path}, row {row}")
-        except _CorruptError as error:
-            corrupt[row] = str(error)
-            if len(corrupt) > MAX_CORRUPT * len(encoded):
-                raise DataError(_too_many(path, corrupt, row + 1, len(encoded))) from error
-    if corrupt:
-        logger.warning(
-            f"{path}: {len(corrupt)} of {len(encoded)} images are corrupt and left out: {_rows(corrupt)}; "
-            "copy or download the file again to have them all"
-        )
-    return images, corrupt
+def _decode(parts: tuple[Part, Part], classes: tuple[str, ...], side: int, variant: str, folder: Path) -> Decoded:
+    return photos.decode(parts, classes, side, variant, folder)
 
 
-def _too_many(path: Path, corrupt: dict[int, str], looked_at: int, rows: int) -> str:
-    row, why = next(iter(corrupt.items()))
-    if len(corrupt) == 1:  # as many as a small file may have
-        return f"{path}, row {row}: {why}; copy or download the file again"
-    return (
-        f"{path}: {len(corrupt)} of the first {looked_at} images are corrupt ({_rows(corrupt)}; row {row}: {why}); at "
-        f"most {MAX_CORRUPT:.0%} of its {rows} images may be, which are then left out. Copy or download the file again"
-    )
+def _tables(request: Request, data_root: Path) -> tuple[Table, Table | None]:
+    """The training table, and that of the test images where there is one."""
+    column = request.label_column
+    candidates: list[tuple[Path, ...]] = []
+    if request.path is not None and (folder := data_root / Path(request.path).expanduser()).is_dir():
+        train = _of_split(folder, "train")
+        if not train:
+            raise DataError(f"{request.name}: {folder} holds no train-*.parquet; name the files with dataset.path")
+        candidates = [files for name in TEST if (files := _of_split(folder, name))]
+    else:
+        train = _matching(request, data_root)
+    if request.test_path is not None:
+        candidates = [_matching(Request(request.name, path=request.test_path), data_root)]
+    both = {path.resolve() for path in train} & {path.resolve() for files in candidates for path in files}
+    if both:
+        raise DataError(f"{request.name}: {min(both)} is in dataset.path and in dataset.test_path; a test needs others")
+    tables = (_read(files, column) for files in candidates)
+    return _read(train, column), next((table for table in tables if table.labelled), None)
 
 
-def _rows(corrupt: dict[int, str]) -> str:
-    shown = ", ".join(str(row) for row in list(corrupt)[:LISTED])
-    more = f" and {len(corrupt) - LISTED} more" if len(corrupt) > LISTED else ""
-    return f"row{'s' if len(corrupt) > 1 else ''} {shown}{more}"
+def _of_split(folder: Path, name: str) -> tuple[Path, ...]:
+    """The files of a split, in the first place where the hub's layouts have some."""
+    for below in FOLDERS:
+        for pattern in PATTERNS:
+            if found := tuple(sorted((folder / below).glob(pattern.format(name)))):
+                return found
+    return ()
 
 
-def _columns(path: Path) -> dict[str, pyarrow.ChunkedArray]:
+def _matching(request: Request, data_root: Path) -> tuple[Path, ...]:
+    if request.path is None or not glob.has_magic(request.path):
+        return (find(request, data_root),)
+    pattern = Path(request.path).expanduser()
+    base = Path(pattern.anchor) if pattern.is_absolute() else data_root
+    found = tuple(sorted(base.glob(str(pattern.relative_to(pattern.anchor)))))
+    if not found:
+        raise DataError(f"{request.name}: no file matches {base / pattern} (dataset.path counts from --data-root DIR)")
+    return found
+
+
+def _read(files: tuple[Path, ...], label_column: str | None) -> Table:
+    """The labels of all files, and in which column the images are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            present = file.schema_arrow.names
-            wanted = [name for name in (*IMAGE_COLUMNS, *LABEL_COLUMNS, *OTHER_COLUMNS) if name in present]
-            table = file.read(columns=wanted)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}; copy or download the file again") from error
-    if table.num_rows == 0:
-        raise DataError(f"{path} has no rows; copy or download the file again")
-    return {name: table.column(name) for name in table.column_names}
+    labels: list[Any] = []
+    names: tuple[str, ...] | None = None
+    image = ""
+    for path in files:
+        try:
+            with pq.ParquetFile(path) as file:
+                present = file.schema_arrow.names
+                image = _first(present, IMAGE_COLUMNS, path, "image")
+                label = _first(present, (label_column,) if label_column else LABEL_COLUMNS, path, "label")
+                named = [label, *(["label_name"] if "label_name" in present and label != "label_name" else [])]
+                table = file.read(columns=named)
+                said = file.schema_arrow.metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}; copy or download the file again") from error
+        column = table.column(label)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(f"{path}: column {label} holds {column.type}; labels are whole numbers or text")
+        labels += column.to_pylist()
+        names = names or _hub_names(said.get(b"huggingface"), label)
+        if names is None and len(named) == 2 and pa.types.is_integer(kind):
+            names = _named(column.to_pylist(), table.column("label_name").to_pylist())
+    if not labels:
+        raise DataError(f"{files[0]} has no rows; copy or download the file again")
+    return Table(files, image, tuple(labels), names)
 
 
-def _first(columns: dict[str, Any], names: tuple[str, ...], path: Path) -> str:
-    for name in names:
-        if name in columns:
+def _first(present: list[str], wanted: tuple[str, ...], path: Path, what: str) -> str:
+    for name in wanted:
+        if name in present:
             return name
-    raise DataError(f"{path} has no column {' or '.join(names)}; an image and a label column are needed")
+    hint = f", or name the label column with dataset.label_column (there are {', '.join(present)})"
+    raise DataError(f"{path} has no column {' or '.join(wanted)} for the {what}{hint if what == 'label' else ''}")
 
 
-def _labels(column: pyarrow.ChunkedArray, path: Path, name: str, classes: Sequence[str]) -> Labels:
-    import pyarrow as pa
-
-    if not pa.types.is_integer(column.type):
-        allowed = f"whole numbers from 0 to {len(classes) - 1}"
-        raise DataError(f"{path}: column {name} holds {column.type}; labels are {allowed}")
-    for row, label in enumerate(column.to_pylist()):
-        if label is None or not 0 <= label < len(classes):
-            raise DataError(f"{path}, row {row}: label {label} is out of range; allowed are 0 to {len(classes) - 1}")
-    labels: Labels = column.to_numpy().astype(np.int64)
-    return labels
-
-
-def _check_names(labels: Labels, names: list[str | None], path: Path, classes: Sequence[str]) -> None:
-    """A file whose numbers mean other classes would train well and compare wrongly."""
-    for row, (label, name) in enumerate(zip(labels, names, strict=True)):
-        if name is not None and name.replace(" ", "_") != classes[label]:
-            raise DataError(
-                f'{path}, row {row}: label {label} is called "{name}" but is "{classes[label]}" in this data set; '
-                "the labels are numbered differently"
-            )
-
-
-def _check_classes(labels: Labels, path: Path, classes: Sequence[str]) -> None:
-    """What has no image can be neither learned nor scored, and the accuracy would be that of another question."""
-    empty = sorted(set(range(len(classes))) - set(labels.tolist()))
-    if empty:
-        shown = ", ".join(f"{label} ({classes[label]})" for label in empty[:LISTED])
-        more = f" and {len(empty) - LISTED} more" if len(empty) > LISTED else ""
-        raise DataError(
-            f"{path}: no image of class {shown}{more}; each of the {len(classes)} classes must have one. Copy or "
-            "download the file again"
-        )
-
-
-def _decode(content: Any, shape: tuple[int, int, int], where: str) -> npt.NDArray[np.uint8]:
-    """One encoded image as uint8 (H, W, C). Raises _CorruptError where it is none, DataError for another size."""
-    from PIL import Image
-
-    encoded = content.get("bytes") if isinstance(content, dict) else content
-    if not isinstance(encoded, bytes):
-        raise _CorruptError("no encoded image here; the image column holds bytes, or a struct with a field bytes")
-    channels, height, width = shape
+def _hub_names(metadata: bytes | None, label: str) -> tuple[str, ...] | None:
+    """The names of a ClassLabel column, as the hub's files carry them."""
     try:
-        _check_png(encoded)
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.size != (width, height):
-                raise DataError(f"{where}: the image has {image.width}x{image.height} pixels, not {width}x{height}")
-            pixels = np.asarray(_converted(image, "RGB" if channels == 3 else "L"))  # (H, W, 3) or (H, W)
-    except (*UNDECODABLE, Image.DecompressionBombError) as error:
-        raise _CorruptError(f"the image cannot be decoded: {error}") from error
-    return pixels.reshape(height, width, channels)
+        names = json.loads(metadata or b"")["info"]["features"][label]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
-def _check_png(encoded: bytes) -> None:
-    """Checksums of a PNG's chunks: Pillow alone decodes about 1 % of the PNGs with a flipped bit without complaint."""
-    if not encoded.startswith(PNG_SIGNATURE):
-        return
-    start = len(PNG_SIGNATURE)
-    while start < len(encoded):
-        (length,) = struct.unpack_from(">I", encoded, start)
-        end = start + 8 + length
-        (checksum,) = struct.unpack_from(">I", encoded, end)
-        if zlib.crc32(encoded[start + 4 : end]) != checksum:
-            raise ValueError("a checksum of the PNG is wrong")
-        if encoded[start + 4 : start + 8] == b"IEND":
-            return
-        start = end + 4
+def _named(labels: list[int | None], names: list[str | None]) -> tuple[str, ...] | None:
+    """Names from a column beside the labels, where it has one for each of 0, 1, 2 …"""
+    known = {label: name for label, name in zip(labels, names, strict=True) if label is not None and name is not None}
+    return (
+        tuple(known[label] for label in range(len(known))) if set(known) == set(range(len(known))) and known else None
+    )
 
 
-def _converted(image: PillowImage, mode: str) -> PillowImage:
-    if image.mode == mode:
-        return image
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip what is above 255
-        from PIL import Image
+def _classes(train: Table) -> tuple[int | str, ...]:
+    """The classes in order: by the names the files give them, else the values of the training labels, sorted."""
+    values = {label for label in train.labels if label not in (None, -1)}
+    if len({type(value) for value in values}) > 1:
+        raise DataError(f"{train.place}: labels are whole numbers in one file and text in another")
+    if train.names is not None and all(isinstance(value, int) for value in values):
+        return train.names
+    if len(values) < 2:
+        raise DataError(f"{train.place}: {len(values)} class; at least 2 are needed")
+    return tuple(sorted(values))
 
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert(mode)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of which nobody knows the range")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert(mode)
+
+def _numbered(table: Table, classes: tuple[int | str, ...]) -> Labels:
+    """Each row's class from 0. Raises DataError for a row without one, and for one that the training rows lack."""
+    number: dict[Any, int] = {value: label for label, value in enumerate(classes)}
+    if table.names is not None and all(isinstance(label, int | None) for label in table.labels):
+        if table.names != tuple(classes):
+            raise DataError(f"{table.place}: its classes are named or ordered in another way than the training images'")
+        number = {label: label for label in range(len(classes))}
+    for row, label in enumerate(table.labels):
+        if label not in number:
+            allowed = ", ".join(map(str, list(number)[:LISTED])) + (" …" if len(number) > LISTED else "")
+            raise DataError(f"{table.place}, row {row}: label {label} is no class of the training images ({allowed})")
+    return np.array([number[label] for label in table.labels], dtype=np.int64)
+
+
+def _photos(table: Table, labels: Labels, wanted: npt.NDArray[np.bool_]) -> Iterator[Photo]:
+    """The wanted rows, in order; a few rows of a file are in memory at once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    for path in table.files:
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                start = row
+                for batch in file.iter_batches(batch_size=ROWS, columns=[table.image]):
+                    column = batch.column(0)
+                    for place in range(len(column)):
+                        if wanted[row]:
+                            content = column[place].as_py()
+                            encoded = content.get("bytes") if isinstance(content, dict) else content
+                            yield Photo(f"{path.name}, row {row - start}", int(labels[row]), partial(_same, encoded))
+                        row += 1
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}; copy or download the file again") from error
+
+
+def _same(encoded: Any) -> Any:
+    return encoded

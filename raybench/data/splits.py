@@ -11,6 +11,9 @@ import numpy.typing as npt
 from raybench.data import hashing
 from raybench.errors import DataError
 
+TEST_SHARE = 0.2
+"""Of each class, where a data set brings no test set of its own."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -62,3 +65,17 @@ def balanced_order(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     seat = np.repeat(np.arange(len(classes)), sizes)
     order: npt.NDArray[np.int64] = by_class[np.lexsort((seat, turn))].astype(np.int64)
     return order
+
+
+def cut_test(labels: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which images, (N,), are the test set of data that bring none: `TEST_SHARE` of each class, those of lowest rank.
+
+    labels: (N,) class of every image. ranks: (N,) a hash of each. Every class keeps an image on either side, as far as
+    it has two.
+    """
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(TEST_SHARE * len(members)), 1), len(members) - 1)
+        chosen[members[np.argsort(ranks[members], kind="stable")[:count]]] = True
+    return chosen

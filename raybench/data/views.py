@@ -1,8 +1,10 @@
 """Augmented images as pure functions of (image, view code): nothing here depends on batch order, workers or device.
 
-A view code is a number in mixed radix, `((dy * (2p + 1)) + dx) * 2 + flip`: (dy, dx) in 0..2p is the offset of the crop
-in the image zero-padded by p pixels on each side, flip mirrors left and right after the crop. Without `hflip` the
-factor 2 and the flip are absent; without a crop p = 0. The order in which `augment` names them does not matter.
+Where `augment` names only `cropN` and `hflip`, views are numbered: a code is a number in mixed radix,
+`((dy * (2p + 1)) + dx) * 2 + flip`: (dy, dx) in 0..2p is the offset of the crop in the image zero-padded by p pixels on
+each side, flip mirrors left and right after the crop. Without `hflip` the factor 2 and the flip are absent; without a
+crop p = 0. With any other word views are endless: a code is a hash of 63 bits, from which all that is random in the
+view is drawn. The order in which `augment` names them does not matter: crop, flip, RandAugment, erasing.
 """
 
 from __future__ import annotations
@@ -13,56 +15,70 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from raybench.config.augmentation import Augmentation, parse
 from raybench.data import hashing
+from raybench.data.draws import Draws
+from raybench.data.erasing import erase
+from raybench.data.rand_augment import rand_augment
+from raybench.data.resampling import centre_crop, crop_boxes, resize_boxes
 from raybench.errors import DataError
 
 LARGEST_COUNT = 2**15
 """Codes are kept in 16 bits: crop63 with hflip is the largest augmentation."""
+SLOTS = 2**20
+"""Fixed endless views of an image are fewer than this."""
 TABLE_CHUNK = 2**21
 """Hashes in memory at once while a table of views is drawn (16 MiB)."""
 
 
-@lru_cache(maxsize=64)
-def _parse(augment: tuple[str, ...]) -> tuple[int, bool]:
-    """Padding in pixels and whether images are flipped."""
-    padding, flip = 0, False
-    for name in augment:
-        if name == "hflip":
-            flip = True
-        elif name.startswith("crop") and name[4:].isdigit():
-            padding = int(name[4:])
-        else:
-            raise DataError(f'unknown augmentation "{name}"; allowed: cropN (such as crop4), hflip')
-    return padding, flip
+def parsed(augment: tuple[str, ...]) -> Augmentation:
+    """What the words mean. Raises DataError for those that mean nothing."""
+    try:
+        return parse(augment)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def endless(augment: tuple[str, ...]) -> bool:
+    """Whether the views cannot be numbered."""
+    return parsed(augment).endless
 
 
 def view_count(augment: tuple[str, ...]) -> int:
     """How many different views an image has: (2N+1)^2 for cropN, twice as many with hflip, 1 without augmentation.
 
-    Raises DataError for an unknown augmentation and for more views than 16 bits can number.
+    Raises DataError for an unknown augmentation, for one whose views are endless and for more views than 16 bits can
+    number.
     """
-    padding, flip = _parse(augment)
-    count = (2 * padding + 1) ** 2 * (2 if flip else 1)
+    what = parsed(augment)
+    if what.endless:
+        raise DataError(
+            f"augment = {list(augment)} has no end of views; set dataset.views to how many fixed ones each image has"
+        )
+    count = (2 * what.padding + 1) ** 2 * (2 if what.flip else 1)
     if count > LARGEST_COUNT:
         raise DataError(f"augment = {list(augment)} has {count} views; the most is {LARGEST_COUNT} (crop63)")
     return count
 
 
 def plain_view(augment: tuple[str, ...]) -> int:
-    """The code of the image as it is: centre of the padded image, not flipped."""
-    padding, flip = _parse(augment)
-    return (padding * (2 * padding + 1) + padding) * (2 if flip else 1)
+    """The code of the image as it is: centre of the padded image, not flipped. For views that are numbered."""
+    what = parsed(augment)
+    return (what.padding * (2 * what.padding + 1) + what.padding) * (2 if what.flip else 1)
 
 
 def view_table(n_images: int, augment: tuple[str, ...], views: int | Literal["all"]) -> torch.Tensor:
-    """The fixed views of every image: distinct codes, int16 (n_images, K).
+    """The fixed views of every image: distinct codes, int16 (n_images, K); int64 where views are endless.
 
     views = K: the first K of a random permutation of all codes, drawn for each image from a hash of (image, code). So
     the table of 5 is a prefix of the table of 10, and a row depends on the image's number alone. `all`: every code in
     order (one row in memory, shown n_images times; do not write to it).
 
-    Raises DataError when K is more than `augment` allows.
+    Raises DataError when K is more than `augment` allows, and for `all` of endless views.
     """
+    if endless(augment) and views != "all":
+        images = torch.arange(n_images).repeat_interleave(views)
+        return fixed_codes(images, torch.arange(views).repeat(n_images), augment).view(n_images, views)
     total = view_count(augment)
     if views == "all":
         return torch.arange(total, dtype=torch.int16).expand(n_images, total)
@@ -85,6 +101,17 @@ def view_table(n_images: int, augment: tuple[str, ...], views: int | Literal["al
     return table
 
 
+def fixed_codes(indices: torch.Tensor, slots: torch.Tensor, augment: tuple[str, ...]) -> torch.Tensor:
+    """The codes of endless views in these slots of these images: int64 (B,), a hash of (image, slot)."""
+    key = hashing.key("view", *sorted(augment))
+    return hashing.shift_right(hashing.bits(indices * SLOTS + slots, key), 1)
+
+
+def fresh_codes(indices: torch.Tensor, epoch: int, seed: int) -> torch.Tensor:
+    """The code of an endless view of each image for one epoch: int64 (B,), a hash of (seed, epoch, image)."""
+    return hashing.shift_right(hashing.bits(indices, hashing.key("fresh view", seed, epoch)), 1)
+
+
 def draw_slots(indices: torch.Tensor, epoch: int, seed: int, views: int) -> torch.Tensor:
     """Which of its fixed views each image uses in an epoch: int64 (B,) in 0..views-1, on the device of `indices`.
 
@@ -101,20 +128,61 @@ def epoch_order(n: int, epoch: int, seed: int) -> torch.Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def render(images: torch.Tensor, indices: torch.Tensor, codes: torch.Tensor, augment: tuple[str, ...]) -> torch.Tensor:
+def render(
+    images: torch.Tensor,
+    indices: torch.Tensor,
+    codes: torch.Tensor,
+    augment: tuple[str, ...],
+    *,
+    size: int | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> torch.Tensor:
     """The views `codes` of the images `indices`: uint8 (B, C, H, W), on the device of `images`.
 
-    images: uint8 (N, C, H, W), contiguous. indices: int64 (B,). codes: integers (B,), each below `view_count(augment)`.
-    indices and codes are on the device of `images`. Same bits as torchvision's zero-padded `crop`, then `hflip`.
+    images: uint8 (N, C, H, W), contiguous. indices: int64 (B,), on the device of `images`. codes: integers (B,), each
+    below `view_count(augment)` or, where views are endless, of 63 bits. `cropN` and `hflip` have the same bits as
+    torchvision's zero-padded `crop`, then `hflip`.
+    size: side in pixels of a view; `rrc` resizes its crop to it, anything else starts from the square in the middle.
+    None keeps the size of the images. mean and std: of each channel of the data, pixels in [0, 1], for what erases and
+    fills in; they may be left out where nothing does.
     """
-    padding, flip = _parse(augment)
+    what = parsed(augment)
     batch = images.index_select(0, indices)  # (B, C, H, W)
-    codes = codes.long()
-    if padding:
-        offsets = codes // 2 if flip else codes
-        side = 2 * padding + 1
-        batch = _crop(batch, offsets // side, offsets % side, padding)
-    return _flip(batch, codes % 2) if flip else batch
+    if what.smallest_crop is None and size is not None and size < min(batch.shape[2:]):
+        batch = centre_crop(batch, size)
+    if what.endless:
+        return _endless(batch, codes, what, size, mean, std)
+    codes = codes.to(batch.device).long()
+    if what.padding:
+        offsets = codes // 2 if what.flip else codes
+        side = 2 * what.padding + 1
+        batch = _crop(batch, offsets // side, offsets % side, what.padding)
+    return _flip(batch, codes % 2) if what.flip else batch.contiguous()
+
+
+def _endless(
+    batch: torch.Tensor,
+    codes: torch.Tensor,
+    what: Augmentation,
+    size: int | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> torch.Tensor:
+    """All that an augmentation may hold, one after the other."""
+    height, width = batch.shape[2:]
+    if what.smallest_crop is not None:
+        boxes = crop_boxes(codes, height, width, what.smallest_crop)
+        batch = resize_boxes(batch, boxes, size or height, size or width)
+    draws = Draws(codes, "crop and flip")
+    if what.padding:
+        dy, dx = (draws.below(2 * what.padding + 1, part).to(batch.device) for part in ("dy", "dx"))
+        batch = _crop(batch, dy, dx, what.padding)
+    if what.flip:
+        batch = _flip(batch, draws.below(2, "flip").to(batch.device))
+    if what.rand is not None:
+        batch = rand_augment(batch, codes, what.rand, mean)
+    return erase(batch, codes, what.erasing, mean, std) if what.erasing else batch.contiguous()
 
 
 def _crop(batch: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor, padding: int) -> torch.Tensor:

@@ -14,8 +14,29 @@ from torch import Tensor
 
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
-from raybench.data.views import draw_slots, epoch_order, render, view_count, view_table
+from raybench.data.resampling import centre_crop
+from raybench.data.views import (
+    draw_slots,
+    endless,
+    epoch_order,
+    fixed_codes,
+    fresh_codes,
+    parsed,
+    render,
+    view_count,
+    view_table,
+)
+from raybench.errors import DataError
 from raybench.training.metrics import Measures
+
+RESIDENT_BYTES = 2**30
+"""Images of more bytes are not copied on a CPU: they stay mapped from the disk, where processes share them."""
+
+
+NO_END = (
+    "augment = {augment} has no end of views, so that a teacher's logits cannot be computed before; set dataset.views "
+    "to how many fixed views each image has, or distillation.cache=off for a teacher in every step"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +44,7 @@ class Batch:
     """Views of some training images, all on one device."""
 
     positions: Tensor  # (B,) places in the training subset
-    slots: Tensor  # (B,) which of its fixed views each image shows
+    slots: Tensor  # (B,) which of its fixed views each image shows; 0 where every epoch has a fresh one
     views: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,)
     targets: Tensor | None = None  # (B, classes) probabilities, where images are mixed; labels are then the first ones
@@ -72,6 +93,35 @@ class Examples(Protocol):
         ...
 
 
+class Kept:
+    """Images of a part: on the device where they are few enough, else left where they are mapped from."""
+
+    def __init__(self, images: npt.NDArray[Any], indices: npt.NDArray[Any] | None, device: torch.device) -> None:
+        """images: uint8 (N, C, H, W). indices: (n,) which of them; none means all."""
+        self.device = device
+        count = len(images) if indices is None else len(indices)
+        self.mapped = count * images[0].nbytes > _room(device)
+        self._rows = None if not self.mapped or indices is None else torch.from_numpy(indices)
+        if self.mapped:
+            self.images = torch.from_numpy(images)
+        else:
+            # A copy: torch cannot say that memory mapped for reading is not to be written to.
+            chosen = np.array(images) if indices is None else np.ascontiguousarray(images[indices])
+            self.images = torch.from_numpy(chosen).to(device)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Images on the device, (N, C, H, W), and where in them those at the positions (B,) are."""
+        if not self.mapped:
+            return self.images, positions.to(self.device)
+        rows = positions.cpu() if self._rows is None else self._rows[positions.cpu()]
+        return self.images.index_select(0, rows).to(self.device), torch.arange(len(rows), device=self.device)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that the images of a part may take on a device: half of what is free on a GPU."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
+
+
 class TrainingImages:
     """The training subset: which view an image shows in an epoch is a function of seed, epoch and image alone."""
 
@@ -79,26 +129,55 @@ class TrainingImages:
         self.augment = config.augment
         self.device = device
         self.indices = torch.from_numpy(indices)
-        self.images = torch.from_numpy(np.ascontiguousarray(data.train_images[indices])).to(device)
         self.labels = torch.from_numpy(data.train_labels[indices]).to(device)
-        self._table = _table(len(data.train_images), config.augment, config.views)  # (all training images, views)
+        self.size = view_size(config)
+        self._kept = Kept(data.train_images, indices, device)
+        self._mean, self._std = data.mean, data.std
+        self._views = config.views
+        self._table: Tensor | None = None
+        if not endless(config.augment):
+            self._table = _table(len(data.train_images), config.augment, config.views)  # (all training images, views)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
+    def images(self) -> Tensor:
+        """The images (N, C, H, W) as they are kept; only where `at` says so is a position also a place in them."""
+        return self._kept.images
+
+    @property
     def views(self) -> int:
-        """Fixed views of each image."""
-        return self._table.shape[1]
+        """Fixed views of each image. Raises DataError where there is no end of them."""
+        if self._table is not None:
+            return self._table.shape[1]
+        return views_of_all(self.augment) if self._views == "all" else self._views
 
     def codes(self, positions: Tensor, slots: Tensor) -> Tensor:
-        """The view codes (B,) at these positions (B,) and slots (B,), all on the CPU."""
-        return self._table[self.indices[positions], slots]
+        """The codes (B,) of the fixed views at these positions (B,) and slots (B,), all on the CPU."""
+        if self._table is not None:
+            return self._table[self.indices[positions], slots]
+        if self._views == "all":
+            views_of_all(self.augment)
+        return fixed_codes(self.indices[positions], slots, self.augment)
 
     def render(self, positions: Tensor, slots: Tensor) -> Tensor:
-        """The views (B, C, H, W), uint8, at these positions (B,) and slots (B,), both on the CPU."""
-        codes = self.codes(positions, slots)
-        return render(self.images, positions.to(self.device), codes.to(self.device), self.augment)
+        """The fixed views (B, C, H, W), uint8, at these positions (B,) and slots (B,), both on the CPU."""
+        return self._render(positions, self.codes(positions, slots))
+
+    def _render(self, positions: Tensor, codes: Tensor) -> Tensor:
+        images, places = self._kept.at(positions)
+        # Numbered views are made wholly on the device; what is drawn from the code of an endless one is on the CPU.
+        codes = codes.to(self.device) if self._table is not None else codes
+        return render(images, places, codes, self.augment, size=self.size, mean=self._mean, std=self._std)
+
+    def _drawn(self, positions: Tensor, epoch: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Slots and codes (B,) of the views that the images at these positions show in an epoch."""
+        images = self.indices[positions]
+        if self._table is None and self._views == "all":
+            return torch.zeros_like(positions), fresh_codes(images, epoch, seed)
+        slots = draw_slots(images, epoch, seed, self.views)
+        return slots, self.codes(positions, slots)
 
     def measured(self, measures: Measures) -> tuple[str, ...]:
         """The metrics of training batches."""
@@ -115,14 +194,14 @@ class TrainingImages:
         has no statistics of one value.
         """
         positions = epoch_order(len(self), epoch, seed)
-        slots = draw_slots(self.indices[positions], epoch, seed, self.views)
-        codes = self.codes(positions, slots)
+        slots, codes = self._drawn(positions, epoch, seed)
         # Once an epoch to the device, so that no step waits for a copy.
-        positions, slots, codes = (each.to(self.device) for each in (positions, slots, codes))
+        positions, slots = positions.to(self.device), slots.to(self.device)
+        codes = codes.to(self.device) if self._table is not None else codes
         labels = self.labels[positions]
         sizes = _sizes(len(self), batch_size)
         for p, s, c, y in zip(*(each.split(sizes) for each in (positions, slots, codes, labels)), strict=True):
-            yield Batch(p, s, render(self.images, p, c, self.augment), y)
+            yield Batch(p, s, self._render(p, c), y)
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:
@@ -135,8 +214,29 @@ def _sizes(images: int, batch_size: int) -> list[int]:
 
 
 def views_of(config: DatasetConfig) -> int:
-    """How many fixed views of each image there are."""
-    return view_count(config.augment) if config.views == "all" else config.views
+    """How many fixed views of each image there are. Raises DataError where there is no end of them."""
+    return views_of_all(config.augment) if config.views == "all" else config.views
+
+
+def views_of_all(augment: tuple[str, ...]) -> int:
+    """How many views of each image an augmentation allows. Raises DataError where there is no end of them."""
+    if endless(augment):
+        raise DataError(NO_END.format(augment=list(augment)))
+    return view_count(augment)
+
+
+def view_size(config: DatasetConfig) -> int | None:
+    """Side in pixels of a view, where views are cut from larger images; none keeps the images' own.
+
+    Images that are not cut are resized to `image_size` as a model takes them in.
+    """
+    cut = config.path is not None or parsed(config.augment).smallest_crop is not None
+    return config.image_size if cut else None
+
+
+def plain_size(config: DatasetConfig) -> int | None:
+    """Side in pixels of the square in the middle of a photo, for evaluation; none keeps images as they are."""
+    return config.image_size if config.path is not None else None
 
 
 @lru_cache(maxsize=4)
@@ -146,16 +246,32 @@ def _table(images: int, augment: tuple[str, ...], views: int | Literal["all"]) -
 
 
 class PlainImages:
-    """Images as they are, for evaluation, in large batches."""
+    """Images as they are, for evaluation, in large batches; of photos the square in the middle."""
 
     def __init__(
-        self, images: npt.NDArray[Any], labels: npt.NDArray[Any], indices: npt.NDArray[Any] | None, device: torch.device
+        self,
+        images: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        indices: npt.NDArray[Any] | None,
+        device: torch.device,
+        size: int | None = None,
     ) -> None:
-        chosen = images if indices is None else images[indices]
-        # A copy: torch cannot say that memory mapped for reading is not to be written to.
-        self.images = torch.from_numpy(np.array(chosen)).to(device)
+        """size: side in pixels of the square (`plain_size`); none keeps the images whole."""
+        self.size = size
+        self._kept = Kept(images, indices, device)
         self.labels = torch.from_numpy(np.array(labels if indices is None else labels[indices])).to(device)
+
+    @property
+    def images(self) -> Tensor:
+        """The images (N, C, H, W) as they are kept."""
+        return self._kept.images
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, C, H, W) uint8 and (B,) labels."""
-        yield from zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
+        positions = torch.arange(len(self.labels)).split(batch_size)
+        for places, labels in zip(positions, self.labels.split(batch_size), strict=True):
+            if self._kept.mapped:
+                views = self._kept.at(places)[0]
+            else:
+                views = self._kept.images[int(places[0]) : int(places[-1]) + 1]
+            yield views if self.size is None else centre_crop(views, self.size).contiguous(), labels

@@ -14,46 +14,51 @@ from torch import Tensor, nn
 from raybench import data as image_data
 from raybench import models
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
-from raybench.data import ImageData
+from raybench.data import ImageData, Request
 from raybench.data.splits import split
-from raybench.data.views import view_table
+from raybench.data.views import endless, view_table
 from raybench.errors import DataError
 from raybench.models.macs import count_macs
-from raybench.training.batches import PlainImages
+from raybench.training.batches import Training
 from raybench.training.device import Device
-from raybench.training.ingredients import Ingredients, gather, load_data, make_model
+from raybench.training.ingredients import Ingredients, gather, load_data, make_model, scored_images
 from raybench.training.kinds import Made, Sizes
 from raybench.training.metrics import CLASSIFICATION
+from raybench.training.mixing import MixedImages
 from raybench.training.preparation import teacher_logits
 from raybench.training.recorder import Setup
 from raybench.training.tasks import Classification, Distillation, Task
 
 MEASURES = CLASSIFICATION
 PROBE_IMAGES = 64
+CODECS = ("bmshj2018_factorized",)
+"""Models that code images and classify none."""
 
 
 def datasets() -> tuple[str, ...]:
     """Every image data set."""
-    return image_data.names()
+    return image_data.names("image")
 
 
 def unknown_model(name: str) -> str | None:
-    """What is wrong with a model's name; none for one of ours and every timm name."""
+    """What is wrong with a model's name; none for one of ours that sees images, and every timm name."""
     if models.exists(name):
-        return None
+        kind = name in models.names("text") or name in CODECS
+        return "classifies no images" if kind else None
     near = models.nearest(name)
     return "unknown model" + (f"; nearest: {', '.join(near)}" if near else "") + " (raybench list models)"
 
 
 def load(dataset: DatasetConfig, data_root: Path | None, download: bool = True) -> ImageData:
     """The images. Raises DataError."""
-    return image_data.load(dataset.name, data_root, download=download)
+    return image_data.load(Request.of(dataset), data_root, download=download)
 
 
 def sizes(dataset: DatasetConfig, data: ImageData) -> Sizes:
     """How many images; raises DataError where there are not so many, or not so many views of each."""
     parts = split(data.train_labels, dataset.val_size, dataset.train_size)
-    view_table(1, dataset.augment, dataset.views)
+    if not (endless(dataset.augment) and dataset.views == "all"):
+        view_table(1, dataset.augment, dataset.views)
     return Sizes(len(parts.train), len(parts.val), len(data.test_labels))
 
 
@@ -72,14 +77,20 @@ def make(config: TrialConfig, setup: Setup, device: Device) -> Made:
     header = {"mean": built.mean, "std": built.std, "image_size": built.image_size, "classes": data.classes}
     return Made(
         task=task,
-        training=ingredients.training,
+        training=_mixed(config, ingredients),
         validation=ingredients.validation,
-        test=PlainImages(data.test_images, data.test_labels, None, device.device),
+        test=scored_images(ingredients, config.dataset, device),
         sizes=Sizes(len(ingredients.split.train), len(ingredients.split.val), len(data.test_labels)),
         macs=lambda: count_macs(built.module, data.train_images.shape[1], built.image_size),
         about={"dataset_variant": data.variant, "dataset_fingerprint": data.fingerprint, **about_teacher},
         header={name: json.dumps(value) for name, value in header.items()},
     )
+
+
+def _mixed(config: TrialConfig, ingredients: Ingredients) -> Training:
+    if not config.mix.on:
+        return ingredients.training
+    return MixedImages(ingredients.training, config.mix, len(ingredients.data.classes), config.label_smoothing)
 
 
 def make_task(

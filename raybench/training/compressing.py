@@ -17,8 +17,8 @@ from raybench.data import ImageData
 from raybench.models import BuiltModel
 from raybench.models.macs import count_macs
 from raybench.training import classifying
-from raybench.training.batches import Batch, PlainImages
-from raybench.training.classifying import PROBE_IMAGES, datasets, load, sizes
+from raybench.training.batches import Batch, PlainImages, plain_size
+from raybench.training.classifying import CODECS, PROBE_IMAGES, datasets, load, sizes
 from raybench.training.device import Device
 from raybench.training.ingredients import gather, load_data, make_model
 from raybench.training.kinds import Made, Sizes
@@ -29,8 +29,6 @@ from raybench.training.tasks import ParameterGroup, Parts, Quiet
 __all__ = ["MEASURES", "bare_model", "datasets", "load", "make", "probe", "sizes", "unknown_model"]
 
 BRIGHTEST = 255
-CODECS = ("bmshj2018_factorized",)
-"""Models that code images; every other is refused."""
 
 
 def _each(name: str) -> Callable[[Any, Tensor], Tensor]:
@@ -113,12 +111,12 @@ def make(config: TrialConfig, setup: Setup, device: Device) -> Made:
     ingredients = gather(config, setup, device)
     data, built = ingredients.data, ingredients.built
     header = {"mean": [0.0] * 3, "std": [1.0] * 3, "image_size": built.image_size}
-    place = device.device
+    place, side = device.device, plain_size(config.dataset)
     return Made(
         task=Compression(built, config.codec, place),
         training=ingredients.training,
-        validation=CodedImages(data.train_images, data.train_labels, ingredients.split.val, place),
-        test=CodedImages(data.test_images, data.test_labels, None, place),
+        validation=CodedImages(data.train_images, data.train_labels, ingredients.split.val, place, side),
+        test=CodedImages(data.test_images, data.test_labels, None, place, side),
         sizes=Sizes(len(ingredients.split.train), len(ingredients.split.val), len(data.test_labels)),
         macs=lambda: count_macs(built.module, data.train_images.shape[1], built.image_size),
         about={"dataset_variant": data.variant, "dataset_fingerprint": data.fingerprint},

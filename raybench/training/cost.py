@@ -53,8 +53,7 @@ class Estimator:
         if own is None or teacher is None:
             return 0.0
         speed = self._speed(own)
-        views = views_of(trial.dataset)
-        filled = images * views * speed.infer_s if trial.distillation.cache == "prefill" else 0.0
+        filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache == "prefill" else 0.0
         if TeacherRecord.load(teacher_folder(trial)) is not None:
             return filled
         step = {"none": 0.0, "head": speed.infer_s, "finetune": speed.train_s}[teacher.prepare]
@@ -63,7 +62,7 @@ class Estimator:
         return filled + own.schedule.epochs * (train * step + own.dataset.val_size * speed.infer_s)
 
     def _speed(self, trial: TrialConfig) -> Speed:
-        parts = (trial.task, trial.dataset.name, trial.dataset.image_size, trial.precision)
+        parts = (trial.task, trial.dataset.data_key, trial.dataset.image_size, trial.precision)
         key = f"{parts} {trial.model.model_dump_json()}"
         if key not in self._speeds:
             self._speeds[key] = _probe(trial, self.setup)

@@ -9,12 +9,12 @@ import torch
 
 from raybench.config.folders import cache_root
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
-from raybench.data import ImageData, load
+from raybench.data import ImageData, Request, load
 from raybench.data.splits import Split, split
 from raybench.errors import DataError, WeightsError
 from raybench.models import BuiltModel, build
 from raybench.results.storage import local_copy
-from raybench.training.batches import PlainImages, TrainingImages
+from raybench.training.batches import PlainImages, TrainingImages, plain_size
 from raybench.training.device import Device
 from raybench.training.recorder import Setup
 
@@ -32,7 +32,7 @@ class Ingredients:
 
 def load_data(config: DatasetConfig, setup: Setup) -> ImageData:
     """The data set, checked against the fingerprint the plan was made with. Raises DataError when it is another."""
-    data = load(config.name, setup.data_root)
+    data = load(Request.of(config), setup.data_root)
     if config.fingerprint and config.fingerprint != data.fingerprint:
         raise DataError(
             f"{config.name}: these are not the data of the plan (fingerprint {data.fingerprint}, planned "
@@ -88,5 +88,12 @@ def gather(config: TrialConfig, setup: Setup, device: Device) -> Ingredients:
     torch.manual_seed(config.seed)
     built = make_model(config.model, config.dataset, data, setup)
     training = TrainingImages(data, parts.train, config.dataset, device.device)
-    validation = PlainImages(data.train_images, data.train_labels, parts.val, device.device)
+    size = plain_size(config.dataset)
+    validation = PlainImages(data.train_images, data.train_labels, parts.val, device.device, size)
     return Ingredients(data, parts, built, training, validation)
+
+
+def scored_images(ingredients: Ingredients, config: DatasetConfig, device: Device) -> PlainImages:
+    """The test set as it is scored."""
+    data = ingredients.data
+    return PlainImages(data.test_images, data.test_labels, None, device.device, plain_size(config))

@@ -10,8 +10,10 @@ from typing import Any
 from raybench.config.names import nearest
 from raybench.config.plan import Plan, first_values, make_setting, show
 from raybench.config.trial import ModelConfig, TrialConfig
+from raybench.data.views import endless
 from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
 from raybench.models import count_parameters, weights_available
+from raybench.training.batches import views_of
 from raybench.training.ingredients import located, weights_root
 from raybench.training.kinds import MODULES, kind_of, metric_names
 from raybench.training.recorder import Setup
@@ -48,12 +50,13 @@ def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Chec
         _named("metric.name", plan.sweep.metric.name, task, faults, where)
         if (reported := plan.sweep.metric.reported) is not None:
             _reported(reported, task, faults, where)
-    for trial in {(trial.task, trial.dataset.name): trial for trial in trials}.values():
+    for trial in {(trial.task, trial.dataset.data_key): trial for trial in trials}.values():
         _open(trial, setup.data_root, data, faults, where, download)
     for trial in trials:
-        if (found := data.get(trial.dataset.name)) is None:
+        if (found := data.get(trial.dataset.data_key)) is None:
             continue
         _sizes(trial, found, checked, faults, where)
+        _cache(trial, faults, where)
         for key, model in _models(trial):
             _model(key, model, trial, found, setup, checked, faults, where)
     if faults:
@@ -106,7 +109,8 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
         for setting in settings:
             trial = setting.trials[0]
             parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
-            seen.setdefault(" ".join(part.model_dump_json() if part else "" for part in parts), trial)
+            key = " ".join(part.model_dump_json() if part else "" for part in parts)
+            seen.setdefault(f"{key} {trial.canonical().distillation.cache}", trial)
     return list(seen.values())
 
 
@@ -124,14 +128,14 @@ def _open(
     if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
         faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = False
         return
-    data[dataset.name] = found
+    data[dataset.data_key] = found
 
 
 def _sizes(trial: TrialConfig, data: Any, checked: Checked, faults: Faults, where: Where) -> None:
     kind, dataset = kind_of(trial.task), trial.dataset
     try:
         whole = kind.sizes(dataset.model_copy(update={"train_size": "all", "augment": (), "views": "all"}), data)
-        checked.images[dataset.name] = whole.train + whole.validation
+        checked.images[dataset.data_key] = whole.train + whole.validation
     except DataError:
         pass  # told below
     said = set()
@@ -143,6 +147,17 @@ def _sizes(trial: TrialConfig, data: Any, checked: Checked, faults: Faults, wher
             if str(error) not in said:
                 faults[f"{where(f'dataset.{key}')}: dataset.{key} = {getattr(dataset, key)}: {error}"] = False
             said.add(str(error))
+
+
+def _cache(trial: TrialConfig, faults: Faults, where: Where) -> None:
+    """Logits that are computed beforehand need views that are known beforehand."""
+    distillation = trial.canonical().distillation
+    if distillation.teacher is None or distillation.cache == "off" or not endless(trial.dataset.augment):
+        return
+    try:
+        views_of(trial.dataset)
+    except DataError as error:
+        faults[f"{where('dataset.views')}: distillation.cache = prefill: {error}"] = False
 
 
 def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:

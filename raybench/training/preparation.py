@@ -29,10 +29,10 @@ from raybench.distillation.teacher import Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
-from raybench.training.batches import PlainImages, TrainingImages, views_of
+from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device
-from raybench.training.ingredients import Ingredients, gather, load_data, make_model
+from raybench.training.ingredients import gather, load_data, make_model, scored_images
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
 from raybench.training.recorder import Setup
@@ -112,7 +112,7 @@ def _prepare(
         _train(run, Checkpoints(folder / "checkpoints", every_s=every_s, every_epochs=every_epochs), say)
     scores = {
         "eval": evaluate(task, ingredients.validation, device),
-        "test": evaluate(task, _test_images(ingredients, device), device),
+        "test": evaluate(task, scored_images(ingredients, own.dataset, device), device),
     }
     _save_weights(task, folder)
     record = TeacherRecord(
@@ -128,10 +128,6 @@ def _prepare(
     record.save(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
-
-
-def _test_images(ingredients: Ingredients, device: Device) -> PlainImages:
-    return PlainImages(ingredients.data.test_images, ingredients.data.test_labels, None, device.device)
 
 
 def _save_weights(task: Classification, folder: Path) -> None:

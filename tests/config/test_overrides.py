@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from raybench.config.augmentation import ALLOWED
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.config.sweep import SweepConfig
@@ -133,7 +134,7 @@ def test_later_overrides_win(sweep: str) -> None:
         ("dataset.train_size=al", 'dataset.train_size = "al": must be a whole number or all; did you mean all?'),
         (
             "dataset.augment=[crop]",
-            'dataset.augment: unknown augmentation "crop"; allowed: cropN (such as crop4), hflip',
+            f'dataset.augment: unknown augmentation "crop"; allowed: {ALLOWED}',
         ),
         ("dataset.augment=crop1", 'dataset.augment = "crop1": must be a list'),
         (

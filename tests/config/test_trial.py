@@ -127,6 +127,40 @@ def test_paths_do_not_count_and_file_names_do() -> None:
     assert first.trial_id == second.trial_id != soft().trial_id
 
 
+def test_where_data_lie_does_not_count_once_their_fingerprint_is_known() -> None:
+    def photos(**dataset: Any) -> TrialConfig:
+        return make(dataset={"name": "image_folder", "path": "/a/x.zip", "image_size": 224} | dataset)
+
+    assert photos().trial_id == photos(path="/b/x.zip").trial_id != photos(path="/a/y.zip").trial_id
+    known = photos(fingerprint="0123456789ab")
+    others: list[dict[str, Any]] = [
+        {"path": "elsewhere"},
+        {"test_path": "t"},
+        {"label_column": "l"},
+        {"decode_size": 256},
+    ]
+    for other in others:
+        assert photos(fingerprint="0123456789ab", **other).trial_id == known.trial_id
+        assert photos(**other).trial_id != photos().trial_id
+    assert photos(fingerprint="0123456789ab", image_size=256).trial_id != known.trial_id
+
+
+def test_data_that_trials_share_have_one_key() -> None:
+    def key(**dataset: Any) -> str:
+        return make(dataset={"name": "parquet", **dataset}).dataset.data_key
+
+    assert make(dataset__image_size=16).dataset.data_key == "digits"
+    assert key(path="a", image_size=224) == key(path="a", decode_size=224, image_size=200) == "parquet a 224px"
+    distinct: list[dict[str, Any]] = [
+        {},
+        {"test_path": "b"},
+        {"label_column": "c"},
+        {"image_size": 8},
+        {"decode_size": 9},
+    ]
+    assert len({key(path="a", **more) for more in distinct}) == 5
+
+
 @pytest.mark.parametrize(
     "same",
     [
@@ -292,6 +326,8 @@ def test_canonical_is_valid_stable_and_has_the_same_identity(content: dict[str, 
         ("schedule.horizon_epochs", 9),
         ("dataset.augment", ["crop0"]),
         ("dataset.augment", ["crop1", "crop2"]),
+        ("dataset.augment", ["crop1", "rrc"]),
+        ("dataset.augment", ["rand-m9", "randaugment-n2-m9"]),
         ("dataset.train_size", "some"),
         ("model.options", {"x": [1]}),
         ("model.options", {"x": float("nan")}),
@@ -309,6 +345,8 @@ def test_values_refused(key: str, value: Any) -> None:
 def test_rules_between_keys() -> None:
     with pytest.raises(ValidationError, match="needs a teacher"):
         make(distillation__type="hard")
+    with pytest.raises(ValidationError, match="decode_size = 200 must be at least image_size = 224"):
+        make(dataset__decode_size=200, dataset__image_size=224)
     with pytest.raises(ValidationError, match="needs a momentum"):
         make(optimizer__nesterov=True, optimizer__momentum=0.0)
     with pytest.raises(ValidationError, match="warmup_epochs = 30 must be below epochs = 30"):

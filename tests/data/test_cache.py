@@ -25,7 +25,7 @@ from raybench.data.cache import open_decoded
 from raybench.data.source import Decoded, Source
 
 log, seconds = Path(sys.argv[1]), float(sys.argv[2])
-def decode():
+def decode(folder):
     with log.open("a") as file:
         file.write("decoded ")
     time.sleep(seconds)
@@ -47,7 +47,7 @@ class Counted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self) -> Decoded:
+    def __call__(self, _folder: Path) -> Decoded:
         self.calls += 1
         return decoded(self.calls)
 
@@ -58,7 +58,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def source(decode: Callable[[], Decoded], *files: Path, layout: str = "test") -> Source:
+def source(decode: Callable[[Path], Decoded], *files: Path, layout: str = "test") -> Source:
     return Source("made", ("a", "b", "c", "d"), (0.5,), (0.5,), files, layout, decode)
 
 
@@ -180,7 +180,7 @@ def test_leftovers_of_a_killed_process_are_cleared(own_cache: Path) -> None:
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_failing_decoder_leaves_its_own_error(tmp_path: Path) -> None:
-    def decode() -> Decoded:
+    def decode(_folder: Path) -> Decoded:
         raise DataError("row 3 is broken")
 
     with pytest.raises(DataError, match="row 3 is broken"):
@@ -216,7 +216,7 @@ def test_within_a_process_a_data_set_is_opened_once() -> None:
 
 
 def test_names_are_the_modules_that_load() -> None:
-    assert names("image") == ("cifar10", "cifar100", "digits")
+    assert names("image") == ("cifar10", "cifar100", "digits", "image_folder", "parquet")
     assert names("text") == ("copy_task", "multi30k")
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from raybench.data import cifar10, cifar100, load
 from raybench.data.cifar import Cifar, variant
-from raybench.data.parquet import ImageTable
+from raybench.data.encoded import ImageTable
 from raybench.errors import DataError
 
 BOTH = [cifar10.CIFAR, cifar100.CIFAR]

@@ -1,219 +1,209 @@
+"""Photos in Parquet files of any name, and folders as the Hugging Face hub keeps them."""
+
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raybench.data import parquet
+from raybench.data import ImageData, Request, load, photos
 from raybench.errors import DataError
 
-CLASSES = ("ant", "bee_hive", "cat")
-SHAPE = (3, 6, 5)
+NAMES = ("ant", "bee", "cat")
 
 
-def pixels(n: int, channels: int = 3) -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(n).integers(0, 256, (n, 6, 5, channels), dtype=np.uint8)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def png(seed: int) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
-def pngs(images: npt.NDArray[np.uint8]) -> list[bytes]:
-    return [encode(Image.fromarray(image)) for image in images]
-
-
-def write(path: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), path)
+def write(
+    path: Path, labels: list[Any], start: int = 0, label: str = "label", struct: bool = True, **more: Any
+) -> Path:
+    """A file with a photo for each label; `hub` in `more` names the classes as the hub does."""
+    hub = more.pop("hub", None)
+    encoded = [png(start + row) for row in range(len(labels))]
+    images: list[Any] = [{"bytes": each, "path": None} for each in encoded] if struct else encoded
+    table = pa.table({"image": images, label: labels, **more})
+    if hub:
+        about = {"info": {"features": {label: {"names": list(hub), "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=4)
     return path
 
 
-def read_one(path: Path, content: Any) -> npt.NDArray[np.uint8]:
-    images = parquet.read(write(path / "one.parquet", image=[content], label=[0]), SHAPE, CLASSES[:1]).images
-    image: npt.NDArray[np.uint8] = images[0].transpose(1, 2, 0)
-    return image
+def opened(root: Path, path: str, **options: Any) -> ImageData:
+    return load(Request("parquet", path=path, image_size=8, **options), root)
 
 
-@pytest.mark.parametrize("struct", [False, True])
-@pytest.mark.parametrize("names", [("image", "label"), ("img", "fine_label")])
-def test_bytes_and_structs_under_both_names(tmp_path: Path, struct: bool, names: tuple[str, str]) -> None:
-    expected = pixels(7)
-    encoded: list[Any] = [{"bytes": png, "path": None} if struct else png for png in pngs(expected)]
-    columns = dict(zip(names, (encoded, [0, 1, 2, 0, 1, 2, 0]), strict=True))
-    table = parquet.read(write(tmp_path / "t.parquet", **columns), SHAPE, CLASSES)
-    assert np.array_equal(table.images, expected.transpose(0, 3, 1, 2))
-    assert table.images.flags.c_contiguous
-    assert table.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert (table.images.dtype.name, table.labels.dtype.name) == ("uint8", "int64")
-    assert (table.official_split, table.official_index) == (None, None)
+def squares(start: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.stack([photos.square(png(start + row), 8) for row in range(count)])
 
 
-@pytest.mark.scenario(25)
-def test_grey_becomes_rgb(tmp_path: Path) -> None:
-    grey = pixels(1, 1)[0, :, :, 0]
-    assert np.array_equal(read_one(tmp_path, encode(Image.fromarray(grey))), np.stack([grey] * 3, axis=-1))
+@pytest.mark.parametrize("struct", [True, False])
+@pytest.mark.parametrize("label", ["label", "labels", "fine_label", "class", "target"])
+def test_a_file_for_each_part(tmp_path: Path, struct: bool, label: str) -> None:
+    write(tmp_path / "some_train.parquet", [2, 0, 1, 1], label=label, struct=struct)
+    write(tmp_path / "some_test.parquet", [1, 2, 0], start=50, label=label, struct=struct)
+    data = opened(tmp_path, "some_train.parquet", test_path="some_test.parquet")
+    assert np.array_equal(data.train_images, squares(0, 4))
+    assert np.array_equal(data.test_images, squares(50, 3))
+    assert (data.train_labels.tolist(), data.test_labels.tolist()) == ([2, 0, 1, 1], [1, 2, 0])
+    assert (data.classes, data.variant) == (("0", "1", "2"), "unverified")
 
 
-def test_sixteen_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
-    deep = np.linspace(0, 65535, 30).reshape(6, 5).astype(np.uint16)
-    assert np.array_equal(read_one(tmp_path, encode(Image.fromarray(deep)))[..., 0], deep >> 8)
+def test_a_pattern_of_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / "sub" / f"some_train-{number}.parquet", [0, 1], start=2 * number)
+    write(tmp_path / "test.parquet", [0, 1], start=50)
+    relative = opened(tmp_path, "sub/some_train*.parquet", test_path="test.parquet")
+    assert np.array_equal(relative.train_images, squares(0, 6))
+    absolute = opened(tmp_path, str(tmp_path / "sub/some_train*.parquet"), test_path="test.parquet")
+    assert absolute.fingerprint == relative.fingerprint
 
 
-@pytest.mark.scenario(25)
-def test_alpha_is_dropped(tmp_path: Path) -> None:
-    rgba = pixels(1, 4)[0]
-    assert np.array_equal(read_one(tmp_path, encode(Image.fromarray(rgba))), rgba[..., :3])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("data/train-0000{}-of-00002.parquet", "data/validation-00000-of-00001.parquet"),
+        ("train-0000{}-of-00002.parquet", "test-00000-of-00001.parquet"),
+        ("default/train/000{}.parquet", "default/test/0000.parquet"),
+        ("animals{}_train.parquet", "animals_test.parquet"),
+    ],
+)
+def test_folders_as_the_hub_keeps_them(tmp_path: Path, train: str, test: str) -> None:
+    for number in range(2):
+        write(tmp_path / "hub" / train.format(number), [0, 1, 2], start=3 * number, hub=NAMES)
+    write(tmp_path / "hub" / test, [2, 1, 0], start=50, hub=NAMES)
+    data = opened(tmp_path, "hub")
+    assert data.classes == NAMES
+    assert np.array_equal(data.train_images, squares(0, 6))
+    assert np.array_equal(data.test_images, squares(50, 3))
 
 
-def test_palette_with_transparency(tmp_path: Path) -> None:
-    palette = Image.fromarray(pixels(1)[0]).quantize(4)
-    encoded = encode(palette, transparency=bytes([0, 255, 255, 255]))
-    assert np.array_equal(read_one(tmp_path, encoded), np.asarray(palette.convert("RGB")))
+def test_a_test_set_without_labels_gives_way_to_validation(tmp_path: Path) -> None:
+    # As ImageNet's on the hub, whose test labels are all -1.
+    write(tmp_path / "hub/train-0.parquet", [0, 1, 2], hub=NAMES)
+    write(tmp_path / "hub/test-0.parquet", [-1, -1], start=30, hub=NAMES)
+    write(tmp_path / "hub/validation-0.parquet", [2, 1, 0], start=50, hub=NAMES)
+    assert opened(tmp_path, "hub").test_labels.tolist() == [2, 1, 0]
 
 
-@pytest.mark.scenario(25)
-def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
-    cmyk = Image.fromarray(pixels(1)[0]).convert("CMYK")
-    assert np.array_equal(read_one(tmp_path, encode(cmyk, "TIFF")), pixels(1)[0])
-    # A JPEG stores the inks inverted, and loses some: of one colour it loses least.
-    plain = encode(Image.new("RGB", (5, 6), (200, 40, 90)).convert("CMYK"), "JPEG", quality=100)
-    assert np.abs(read_one(tmp_path, plain).astype(int) - [200, 40, 90]).max() <= 3
+def test_without_test_images_a_fixed_share_is_cut(tmp_path: Path) -> None:
+    labels = [row % 3 for row in range(60)]
+    write(tmp_path / "some.parquet", labels)
+    data = opened(tmp_path, "some.parquet")
+    assert data.variant == "own split (test is a fixed 20% of each class)"
+    assert np.bincount(data.test_labels).tolist() == [4, 4, 4]
+    everything = {image.tobytes(): label for image, label in zip(squares(0, 60), labels, strict=True)}
+    for images, own in ((data.train_images, data.train_labels), (data.test_images, data.test_labels)):
+        assert [everything.pop(image.tobytes()) for image in images] == own.tolist()
+    assert not everything
 
 
-@pytest.mark.scenario(25)
-def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"one\.parquet, row 0: .* floating-point numbers"):
-        read_one(tmp_path, encode(Image.new("F", (5, 6), 0.5), "TIFF"))
+def test_labels_of_text_and_of_any_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "text.parquet", ["dog", "ant", "dog", "ant"])
+    write(tmp_path / "test.parquet", ["ant", "dog"])
+    text = opened(tmp_path, "text.parquet", test_path="test.parquet")
+    assert (text.classes, text.train_labels.tolist()) == (("ant", "dog"), [1, 0, 1, 0])
+    write(tmp_path / "numbers.parquet", [7, 3, 7, 12])
+    write(tmp_path / "others.parquet", [12, 7, 3])
+    numbers = opened(tmp_path, "numbers.parquet", test_path="others.parquet")
+    assert (numbers.classes, numbers.train_labels.tolist()) == (("3", "7", "12"), [1, 0, 1, 2])
+    dictionary = pa.table({"image": [png(n) for n in range(4)], "label": pa.array(list("abab")).dictionary_encode()})
+    pq.write_table(dictionary, tmp_path / "dictionary.parquet")
+    assert opened(tmp_path, "dictionary.parquet").classes == ("a", "b")
 
 
-def damaged(png: bytes, how: str) -> Any:
-    flipped = bytearray(png)
-    flipped[-25] ^= 4  # inside the compressed pixels
-    return {
-        "cut": png[: len(png) // 2],
-        "no end": png[:-12] + b"\0\0",
-        "bit flip": bytes(flipped),
-        "not an image": b"<html>404</html>",
-        "empty": b"",
-        "null": None,
-    }[how]
+def test_names_beside_the_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [1, 0, 2, 1, 0, 2], label_name=["bee", "ant", "cat", "bee", "ant", "cat"])
+    assert opened(tmp_path, "a.parquet").classes == NAMES
 
 
-HOW = ["cut", "no end", "bit flip", "not an image", "empty", "null"]
+def test_the_label_column_may_be_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", [0, 1] * 5, coarse=["x", "y"] * 5)
+    assert opened(tmp_path, "a.parquet", label_column="coarse").classes == ("x", "y")
+    with pytest.raises(DataError, match=r"no column fine for the label, or name .*there are image, label, coarse"):
+        opened(tmp_path, "a.parquet", label_column="fine")
 
 
-@pytest.mark.scenario(25)
-@pytest.mark.parametrize("how", HOW)
-def test_an_undecodable_image_is_named_by_file_and_row(tmp_path: Path, how: str) -> None:
-    images = [*pngs(pixels(3)), damaged(pngs(pixels(1))[0], how)]
-    path = write(tmp_path / "damaged.parquet", image=images, label=[0, 1, 2, 0])
-    with pytest.raises(DataError, match=r"damaged\.parquet, row 3: "):
-        parquet.read(path, SHAPE, CLASSES)
+def test_few_corrupt_rows_are_left_out_and_more_are_named(tmp_path: Path) -> None:
+    encoded = [png(row) for row in range(200)]
+    labels = [row % 2 for row in range(200)]
+    write(tmp_path / "test.parquet", [0, 1])
+    for lost, path in (((7, 150), "few.parquet"), ((7, 150, 151), "many.parquet")):
+        damaged: list[Any] = [None if row in lost else each for row, each in enumerate(encoded)]
+        pq.write_table(pa.table({"image": damaged, "label": labels}), tmp_path / path)
+    data = opened(tmp_path, "few.parquet", test_path="test.parquet")
+    assert data.variant == "unverified without 2 training images (corrupt)"
+    kept = [row for row in range(200) if row not in (7, 150)]
+    assert data.train_labels.tolist() == [labels[row] for row in kept]
+    assert np.array_equal(data.train_images, squares(0, 200)[kept])
+    with pytest.raises(DataError, match=r"3 of the first 200 images are corrupt \(many\.parquet, row 7, many"):
+        opened(tmp_path, "many.parquet", test_path="test.parquet")
 
 
-@pytest.mark.scenario(25)
-def test_few_corrupt_images_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images, labels = pixels(600), [row % 3 for row in range(600)]
-    encoded = pngs(images)
-    lost = [17 + 90 * number for number in range(len(HOW))]
-    for row, how in zip(lost, HOW, strict=True):
-        encoded[row] = damaged(encoded[row], how)
-    columns = {"label": labels, "official_index": list(range(600)), "official_split": ["train"] * 600}
-    path = write(tmp_path / "some.parquet", image=encoded, **columns)
-    table = parquet.read(path, SHAPE, CLASSES)  # 6 of 600: 1 %, as many as may be
-    kept = [row for row in range(600) if row not in lost]
-    assert table.corrupt == len(lost)
-    assert np.array_equal(table.images, images[kept].transpose(0, 3, 1, 2))
-    assert table.labels.tolist() == [labels[row] for row in kept]
-    assert (table.official_index, table.official_split) == (tuple(kept), ("train",) * len(kept))
-    assert f"{path}: 6 of 600 images are corrupt and left out: rows 17, 107, 197, 287, 377 and 1 more" in caplog.text
-
-    encoded[599] = damaged(encoded[599], "cut")
-    write(path, image=encoded, **columns)
-    with pytest.raises(DataError) as refused:
-        parquet.read(path, SHAPE, CLASSES)
-    said = f"{path}: 7 of the first 600 images are corrupt (rows 17, 107, 197, 287, 377 and 2 more; row 17: the image "
-    assert str(refused.value).startswith(said)
-    assert "at most 1% of its 600 images may be" in str(refused.value)
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([0, 1, None], [0, 1], r"row 2: label None is no class of the training images \(0, 1\)"),
+        ([0, 1], [0, 2], r"test\.parquet, row 1: label 2 is no class"),
+        ([0, 1, 1], [1, 1], "no image of class 0 is left in the test part"),
+        ([0, 0], [0], "1 class; at least 2 are needed"),
+        ([0.5, 1.0], [0.5], "column label holds double; labels are whole numbers or text"),
+        ([], [0], "has no rows|holds null"),
+    ],
+)
+def test_labels_that_are_none(tmp_path: Path, train: list[Any], test: list[Any], words: str) -> None:
+    write(tmp_path / "train.parquet", train)
+    write(tmp_path / "test.parquet", test, start=50)
+    with pytest.raises(DataError, match=words):
+        opened(tmp_path, "train.parquet", test_path="test.parquet")
 
 
-@pytest.mark.scenario(25)
-def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.parquet", image=pngs(pixels(4)), label=[0, 2, 0, 2])
-    with pytest.raises(DataError, match=r"t\.parquet: no image of class 1 \(bee_hive\); each of the 3 classes must"):
-        parquet.read(path, SHAPE, CLASSES)
-    # Also where its only image is corrupt.
-    images = [damaged(png, "cut") if row == 7 else png for row, png in enumerate(pngs(pixels(200)))]
-    write(path, image=images, label=[1 if row == 7 else 2 * (row % 2) for row in range(200)])
-    with pytest.raises(DataError, match=r"no image of class 1 \(bee_hive\)"):
-        parquet.read(path, SHAPE, CLASSES)
+def test_classes_named_in_another_order(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [0, 1, 2], hub=NAMES)
+    write(tmp_path / "test.parquet", [0, 1, 2], start=50, hub=NAMES[::-1])
+    with pytest.raises(DataError, match="named or ordered in another way"):
+        opened(tmp_path, "train.parquet", test_path="test.parquet")
 
 
-def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
-    png = pngs(pixels(1))[0]
-    for place in range(8, len(png)):
-        broken = bytearray(png)
-        broken[place] ^= 1 << (place % 8)
-        with pytest.raises(DataError, match="row 0"):
-            read_one(tmp_path, bytes(broken))
-
-
-def test_other_sizes(tmp_path: Path) -> None:
-    wide = encode(Image.new("RGB", (9, 6)))
-    path = write(tmp_path / "t.parquet", image=[*pngs(pixels(1)), wide], label=[0, 0])
-    with pytest.raises(DataError, match=r"t\.parquet, row 1: the image has 9x6 pixels, not 5x6"):
-        parquet.read(path, SHAPE, CLASSES)
-
-
-@pytest.mark.parametrize("label", [3, -1, None])
-def test_labels_out_of_range(tmp_path: Path, label: int | None) -> None:
-    path = write(tmp_path / "t.parquet", image=pngs(pixels(2)), label=[2, label])
-    with pytest.raises(DataError, match=rf"t\.parquet, row 1: label {label} is out of range; allowed are 0 to 2"):
-        parquet.read(path, SHAPE, CLASSES)
-
-
-def test_labels_that_are_no_numbers(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.parquet", image=pngs(pixels(1)), label=["cat"])
-    with pytest.raises(DataError, match="column label holds string; labels are whole numbers from 0 to 2"):
-        parquet.read(path, SHAPE, CLASSES)
-
-
-def test_label_names_must_agree(tmp_path: Path) -> None:
-    images = pngs(pixels(2))
-    fine = write(tmp_path / "fine.parquet", image=images, label=[0, 1], label_name=["ant", "bee hive"])
-    assert parquet.read(fine, SHAPE, CLASSES[:2]).labels.tolist() == [0, 1]
-    other = write(tmp_path / "other.parquet", image=images, label=[0, 1], label_name=["ant", "cat"])
-    with pytest.raises(DataError, match=r'other\.parquet, row 1: label 1 is called "cat" but is "bee_hive"'):
-        parquet.read(other, SHAPE, CLASSES)
-
-
-def test_files_that_are_no_image_tables(tmp_path: Path) -> None:
+def test_files_that_are_not_there_or_no_tables(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", [0, 1])
+    with pytest.raises(DataError, match=r"trian\.parquet is not there; did you mean train\.parquet"):
+        opened(tmp_path, "trian.parquet")
+    with pytest.raises(DataError, match=r"no file matches .*other_\*\.parquet"):
+        opened(tmp_path, "other_*.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no train-\*\.parquet"):
+        opened(tmp_path, "empty")
     (tmp_path / "text.parquet").write_text("version https://git-lfs")
     with pytest.raises(DataError, match=r"text\.parquet cannot be read as Parquet"):
-        parquet.read(tmp_path / "text.parquet", SHAPE, CLASSES)
-    with pytest.raises(DataError, match="no column image or img"):
-        parquet.read(write(tmp_path / "a.parquet", picture=pngs(pixels(1)), label=[0]), SHAPE, CLASSES)
-    with pytest.raises(DataError, match="no column label or fine_label"):
-        parquet.read(write(tmp_path / "b.parquet", image=pngs(pixels(1))), SHAPE, CLASSES)
-    with pytest.raises(DataError, match="no rows"):
-        parquet.read(
-            write(tmp_path / "c.parquet", image=pa.array([], pa.binary()), label=pa.array([], pa.int64())),
-            SHAPE,
-            CLASSES,
-        )
+        opened(tmp_path, "text.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet is in dataset\.path and in dataset\.test_path"):
+        opened(tmp_path, "train.parquet", test_path="t*.parquet")
+    pq.write_table(pa.table({"picture": [png(0)], "label": [0]}), tmp_path / "named.parquet")
+    with pytest.raises(DataError, match="no column image or img or jpg or jpeg or png for the image"):
+        opened(tmp_path, "named.parquet")
 
 
-def test_a_truncated_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.parquet", image=pngs(pixels(50)), label=[0] * 50)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"t\.parquet cannot be read as Parquet"):
-        parquet.read(path, SHAPE, CLASSES)
+def test_the_real_cifar_files_read_as_any_others(data_root: Path) -> None:
+    path = data_root / "cifar10_test.parquet"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in {data_root}")
+    data = load(Request("parquet", path=path.name, image_size=32), data_root)
+    official = load("cifar10", data_root, download=False)
+    assert data.classes == official.classes
+    assert np.bincount(data.test_labels).tolist() == [100] * 10
+    # Photos of the very size keep their pixels.
+    theirs = {image.tobytes() for image in official.test_images}
+    assert {image.tobytes() for image in (*data.train_images, *data.test_images)} == theirs

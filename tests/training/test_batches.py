@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.views import draw_slots, plain_view, render, view_table
-from raybench.training.batches import Batch, PlainImages, TrainingImages, views_of
+from raybench.errors import DataError
+from raybench.training import batches
+from raybench.training.batches import Batch, PlainImages, TrainingImages, plain_size, view_size, views_of
 
 CPU = torch.device("cpu")
 CONFIG = DatasetConfig(name="any", augment=("crop2", "hflip"), views=6)
@@ -166,3 +169,83 @@ def test_the_same_batches_on_a_gpu() -> None:
     for here, there in zip(everything(images().epoch(3, 1, 32)), everything(on_gpu), strict=True):
         assert there.is_cuda
         assert torch.equal(here, there.cpu())
+
+
+ENDLESS = ("hflip", "rand-m9-mstd0.5-inc1", "rrc")
+
+
+def endless(views: Any, **changes: Any) -> DatasetConfig:
+    return DatasetConfig(name="any", **({"augment": ENDLESS, "views": views, "image_size": 5} | changes))
+
+
+@pytest.mark.parametrize("views", ["all", 4])
+def test_endless_views_depend_on_seed_epoch_and_image_alone(views: Any) -> None:
+    config = endless(views)
+    whole = shown(images(config=config), epoch=3, seed=5, batch_size=32)
+    part = shown(images([80, 4, 33, 2, 70, 11], config), epoch=3, seed=5, batch_size=4)
+    assert set(part) == {80, 4, 33, 2, 70, 11}
+    assert all(torch.equal(view, whole[index]) for index, view in part.items())
+    assert {tuple(view.shape) for view in whole.values()} == {(3, 5, 5)}
+
+
+def test_of_endless_views_every_epoch_shows_a_fresh_one() -> None:
+    training = images([5], endless("all"))
+    seen = {batch.views.numpy().tobytes() for epoch in range(30) for batch in training.epoch(epoch, 0, 8)}
+    assert len(seen) == 30
+    assert {int(batch.slots[0]) for batch in training.epoch(3, 0, 8)} == {0}
+
+
+def test_fixed_endless_views_are_rendered_again_for_a_cache() -> None:
+    training = images([5, 60, 9, 8, 77], endless(3))
+    assert training.views == views_of(endless(3)) == 3
+    seen = set()
+    for epoch in range(20):
+        for batch in training.epoch(epoch, 2, 3):
+            assert torch.equal(training.render(batch.positions, batch.slots), batch.views)
+            seen |= set(zip(batch.positions.tolist(), batch.slots.tolist(), strict=True))
+    assert len(seen) == 15
+    more = images([5, 60, 9, 8, 77], endless(7))
+    positions, slots = torch.arange(5), torch.tensor([0, 2, 1, 2, 0])
+    assert torch.equal(more.render(positions, slots), training.render(positions, slots))
+
+
+def test_logits_of_endless_views_cannot_be_computed_before() -> None:
+    training = images(config=endless("all"))
+    for ask in (
+        lambda: views_of(endless("all")),
+        lambda: training.views,
+        lambda: training.render(torch.arange(2), torch.zeros(2, dtype=torch.int64)),
+    ):
+        with pytest.raises(DataError, match=r"set dataset\.views to how many .* or distillation\.cache=off"):
+            ask()
+
+
+def test_of_photos_the_middle_is_evaluated() -> None:
+    photos = DatasetConfig(name="image_folder", path="x.zip", decode_size=6, image_size=4)
+    source = data()
+    plain = PlainImages(source.train_images, source.train_labels, None, CPU, plain_size(photos))
+    views = torch.cat([views for views, _ in plain.batches(32)])
+    assert torch.equal(views, torch.from_numpy(source.train_images[:, :, 1:5, 1:5]))
+    for index, view in shown(images(config=photos), 0, 0, 32).items():
+        assert torch.equal(view, views[index])
+    # Images that are no photos are resized when a model takes them in.
+    assert plain_size(DatasetConfig(name="any", image_size=4)) is None
+    assert view_size(DatasetConfig(name="any", image_size=4, augment=("crop2",))) is None
+    assert view_size(DatasetConfig(name="any", image_size=4, augment=("rrc",))) == 4
+
+
+@pytest.mark.parametrize("config", [CONFIG, endless("all"), endless(3)], ids=["numbered", "fresh", "fixed"])
+def test_images_too_many_to_copy_show_the_same_views(config: DatasetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [80, 4, 33, 2, 70, 11]
+    copied = everything(images(chosen, config).epoch(1, 2, 4))
+    source = data()
+    indices = np.array(chosen)
+    plain = list(PlainImages(source.train_images, source.train_labels, indices, CPU).batches(4))
+    monkeypatch.setattr(batches, "RESIDENT_BYTES", 100)
+    mapped = images(chosen, config)
+    assert mapped.images.shape[0] == N
+    assert all(torch.equal(a, b) for a, b in zip(everything(mapped.epoch(1, 2, 4)), copied, strict=True))
+    others = list(PlainImages(source.train_images, source.train_labels, indices, CPU).batches(4))
+    for (views, labels), (others_views, others_labels) in zip(plain, others, strict=True):
+        assert torch.equal(views, others_views)
+        assert torch.equal(labels, others_labels)

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
@@ -91,6 +93,10 @@ def test_parameters_are_counted_without_making_them() -> None:
             ["distillation.teacher.weights", "resnet20"],
         ),
         (lambda: plan(dataset={"fingerprint": "0123456789ab"}), ["digits", "0123456789ab"]),
+        (
+            lambda: plan(dataset={"augment": ["rrc"]}, distillation=teacher()),
+            ["dataset.views", "distillation.cache = prefill", "no end of views", "distillation.cache=off"],
+        ),
     ],
 )
 def test_a_fault_names_the_place_the_value_and_what_is_allowed(wanted: Any, words: list[str], tmp_path: Path) -> None:
@@ -140,3 +146,38 @@ def test_absent_data_are_an_error_of_data_that_says_where_to_get_them(
 def test_only_teachers_that_teach_are_checked() -> None:
     found = checked(plan(distillation={"type": "soft", "alpha": 0.0, "teacher": {"name": "no such teacher"}}))
     assert found.teachers == {}
+
+
+def test_endless_views_go_with_a_live_teacher_with_fixed_views_and_alone() -> None:
+    for more in (
+        {"distillation": teacher() | {"cache": "off"}},
+        {"distillation": teacher() | {"alpha": 0.0}},
+        {"dataset": {"augment": ["rrc"], "views": 3}, "distillation": teacher()},
+        {},
+    ):
+        assert checked(plan(**({"dataset": {"augment": ["rrc"]}} | more))).images == {"digits": 1297}
+    # Of two trials that differ in their teacher's cache alone both are looked at.
+    both = plan(
+        dataset={"augment": ["rrc"]},
+        distillation=teacher(),
+        factors={"distillation.cache": ["off", "prefill"]},
+    )
+    assert len(problems(both)) == 1
+
+
+def test_two_folders_under_one_name_are_two_data_sets(tmp_path: Path) -> None:
+    for number, folder in enumerate(("a", "b")):
+        for name in ("ant", "bee"):
+            (tmp_path / folder / name).mkdir(parents=True)
+            for image in range(20 + 10 * number):
+                pixels = np.random.default_rng([number, image]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{image}.png")
+    photos = {"name": "image_folder", "path": "a", "image_size": 8, "train_size": 10, "val_size": 10}
+    found = checked(plan(dataset=photos, factors={"dataset.path": ["a", "b"]}), tmp_path)
+    assert found.images == {"image_folder a 8px": 32, "image_folder b 8px": 48}
+    assert len(set(found.fingerprints.values())) == 2
+    wanted = plan(dataset=photos, factors={"dataset.path": ["a", "b"]})
+    known = make_plan(wanted.sweep.model_copy(update={"fingerprints": found.fingerprints}))
+    assert [trial.dataset.fingerprint for trial in known.trials()] == list(found.fingerprints.values())
+    with pytest.raises(DataError, match=r"digits takes no dataset\.path"):
+        checked(plan(dataset={"path": "a"}), tmp_path)
