@@ -1,8 +1,8 @@
 """Data sets in memory. The folder is the registry: `digits` is `raybench/data/digits.py`.
 
-A module of this folder is a data set of images when it defines `load_source(request, data_root, download) -> Source`; it
-names in `OPTIONS` which options of a request it takes (none where it has no `OPTIONS`). It is one of sentence pairs when it
-defines `load_pairs(data_root) -> TextSource`.
+A module of this folder is a data set of images when it defines `load_source(request, data_root, download) -> Source`;
+it names in `OPTIONS` which options of a request it takes (none where it has no `OPTIONS`). It is one of sentence pairs
+when it defines `load_pairs(data_root) -> TextSource`.
 """
 
 from __future__ import annotations

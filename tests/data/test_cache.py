@@ -216,7 +216,7 @@ def test_within_a_process_a_data_set_is_opened_once() -> None:
 
 
 def test_names_are_the_modules_that_load() -> None:
-    assert names("image") == ("cifar10", "cifar100", "digits", "image_folder", "parquet")
+    assert names("image") == ("cifar10", "cifar100", "digits", "image_folder", "parquet", "patches")
     assert names("text") == ("copy_task", "multi30k")
 
 
