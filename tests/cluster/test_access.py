@@ -19,7 +19,7 @@ STRANGER = """\
 import sys, ray
 try:
     ray.init(address=sys.argv[1], logging_level="CRITICAL")
-    print(ray.get(ray.remote(lambda: "let in").remote(), timeout=20))
+    print("let in", len(ray.nodes()), "node")
 except Exception as error:
     print("refused", type(error).__name__)
 """
