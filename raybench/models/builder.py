@@ -46,16 +46,22 @@ def build(
     """Build a model; deterministic under `torch.manual_seed`.
 
     `image_size` (px), `mean` and `std` are the data set's. Pretrained weights bring their own mean and std and, for
-    timm, their input size; what the configuration states comes before both. Raises ConfigError for an unknown name or
-    options that do not fit, and WeightsError for weights that are absent, refused or do not fit.
+    timm, their input size, and some of our own models take the input in [0, 1] as it is; what the configuration states
+    comes before all of them. Raises ConfigError for an unknown name or options that do not fit, and WeightsError for
+    weights that are absent, refused or do not fit.
     """
     _known(config.name)
     if config.name in registry.own():
         size = config.image_size or image_size
         module = _build_own(config, num_classes, in_channels, size)
+        if config.name in registry.unit_input():
+            mean, std = (0.0,) * in_channels, (1.0,) * in_channels
         if config.weights != "none":
             own_path = _own_file(config, weights_root)
-            weights.load(module, weights.read_state_dict(own_path), heads=HEADS, source=str(own_path))
+            state = weights.read_state_dict(own_path)
+            if (translate := registry.translations().get(config.name)) is not None:
+                state = translate(module, state, str(own_path))
+            weights.load(module, state, heads=HEADS, source=str(own_path))
             if (published := _published(config.name, own_path)) is not None:
                 mean, std = published.mean, published.std
     else:
@@ -98,14 +104,17 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
         weights.check_published_hash(weights.find_file(config.weights, weights_root))
 
 
-def head_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the head, or of both heads of a model with a distillation token; for linear probing."""
+def head_modules(module: nn.Module) -> list[nn.Module]:
+    """The head, both heads of a model with a distillation token, or nothing where none is known."""
     if callable(ask := getattr(module, "get_classifier", None)):
         found = ask()
-        heads = list(found) if isinstance(found, tuple | list) else [found]
-    else:
-        heads = [getattr(module, name) for name in HEADS if hasattr(module, name)]
-    parameters = [parameter for head in heads for parameter in head.parameters()]
+        return list(found) if isinstance(found, tuple | list) else [found]
+    return [getattr(module, name) for name in HEADS if hasattr(module, name)]
+
+
+def head_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the head, or of both heads of a model with a distillation token; for linear probing."""
+    parameters = [parameter for head in head_modules(module) for parameter in head.parameters()]
     if not parameters:
         kind = type(module).__name__
         raise ConfigError([f"{kind} has no head with parameters to train (looked for {', '.join(HEADS)})"])
