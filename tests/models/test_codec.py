@@ -17,6 +17,7 @@ from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError, WeightsError
 from raybench.models.analysis_transform import GDN, AnalysisTransform
 from raybench.models.codec import auxiliary_parameters, bmshj2018_factorized, encoder_state, rate_distortion
+from raybench.models.macs import measure
 
 torch.set_num_threads(1)
 
@@ -211,3 +212,12 @@ def test_without_compressai(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r'needs CompressAI .*pip install "raybench\[codec\]"'):
         codec()
+
+
+def test_multiply_adds_of_the_codec() -> None:
+    n, m = 8, 12
+    # Stride-2 convolutions and their mirror images cost the same; GDN is a 1x1 convolution.
+    encoder = 16**2 * 3 * n * 25 + (8**2 + 4**2) * n * n * 25 + 2**2 * n * m * 25 + (16**2 + 8**2 + 4**2) * n * n
+    # Two cumulative distributions a symbol, through layers of 1, 3, 3, 3, 3 and 1.
+    entropy = 2 * m * 2**2 * (3 + 9 + 9 + 9 + 3)
+    assert measure(codec(n, m), torch.rand(1, 3, 32, 32)).total() == 2 * encoder + entropy
