@@ -1,6 +1,8 @@
 """Which models there are. The folder is the registry: a family is a file here that declares `MODELS` or `TEXT_MODELS`.
 
-`MODELS` see images and classify them, `TEXT_MODELS` read sentences and translate them; no name is in both.
+`MODELS` see images and classify them, `TEXT_MODELS` read sentences and translate them; no name is in both. A family may
+also declare `PRETRAINED` (published weights), `UNIT_INPUT` (names of models that take pixels in [0, 1] as they are) and
+`TRANSLATIONS` (how a weight file of another shape becomes the model's own state dict).
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybench.models import timm_models
 from raybench.models.weights import Published
 
 SIMILAR = 0.4
 """Ratio of difflib's below which a name is no help to who mistyped another."""
+
+Translation = Callable[[nn.Module, dict[str, Tensor], str], dict[str, Tensor]]
+"""(model, state dict of a file, name of the file for errors) -> state dict of the whole model."""
 
 
 @cache
@@ -54,6 +59,24 @@ def published() -> dict[str, Published]:
     for family in families():
         weights.update(getattr(importlib.import_module(f"raybench.models.{family}"), "PRETRAINED", {}))
     return weights
+
+
+@cache
+def unit_input() -> frozenset[str]:
+    """Our own models whose input is in [0, 1] without normalisation, from each family's `UNIT_INPUT`."""
+    declared = (
+        getattr(importlib.import_module(f"raybench.models.{family}"), "UNIT_INPUT", ()) for family in families()
+    )
+    return frozenset(name for names in declared for name in names)
+
+
+@cache
+def translations() -> dict[str, Translation]:
+    """How files of other keys are read into our own models, from each family's `TRANSLATIONS`."""
+    found: dict[str, Translation] = {}
+    for family in families():
+        found.update(getattr(importlib.import_module(f"raybench.models.{family}"), "TRANSLATIONS", {}))
+    return found
 
 
 def families() -> tuple[str, ...]:

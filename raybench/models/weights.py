@@ -40,6 +40,8 @@ class Published:
     """Of the input in [0, 1] with which they were trained."""
     source: str
     """Where a person finds the file."""
+    otherwise: str = ""
+    """What a person can do who cannot get it, as a sentence."""
 
 
 def search_folders(weights_root: Path | None) -> tuple[Path, ...]:
@@ -60,6 +62,7 @@ def find_published(name: str, published: Published, weights_root: Path | None) -
     raise WeightsError(
         f"pretrained weights of {name} not found: no file {published.pattern} in {_listed(folders)}; they come from "
         f"{published.source}. Put the file there, or name it in the sweep (model.weights: PATH)"
+        f"{published.otherwise and f'. {published.otherwise}'}"
     )
 
 

@@ -100,7 +100,9 @@ class TrialRow:
     test_top1: float | None = field(default=None, metadata=_about("accuracy on the test set at best_epoch", "%"))
     test_top5: float | None = field(default=None, metadata=_about("top-5 accuracy on the test set at best_epoch", "%"))
     param_count: float | None = field(default=None, metadata=_about("parameters of the student", "millions"))
-    gmacs: float | None = field(default=None, metadata=_about("multiply-adds of one forward pass", "1e9"))
+    gmacs: float | None = field(
+        default=None, metadata=_about("multiply-adds of one forward pass, head left out", "1e9")
+    )
     train_samples_per_sec: float | None = field(default=None, metadata=_about("training throughput", "images/s"))
     infer_samples_per_sec: float | None = field(default=None, metadata=_about("inference throughput", "images/s"))
     train_time: float | None = field(default=None, metadata=_about("time in training, all epochs", "s"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ STRANGER = """\
 import sys, ray
 try:
     ray.init(address=sys.argv[1], logging_level="CRITICAL")
-    print(ray.get(ray.remote(lambda: "let in").remote(), timeout=20))
+    print("let in", len(ray.nodes()), "node")
 except Exception as error:
     print("refused", type(error).__name__)
 """
@@ -31,7 +32,7 @@ def test_strangers_are_refused_and_the_token_is_ours_alone(sweeps: Sweeps, tmp_p
     home = tmp_path / "home"
     home.mkdir()
     driver = subprocess.Popen(
-        sweeps.command("access", "--seeds", "1", "distillation.alpha=0.0", "schedule.epochs=400"),
+        sweeps.command("access", "--seeds", "1", "distillation.alpha=0.0", "schedule.epochs=20000"),
         env=sweeps.environment | {"HOME": str(home)},
         cwd=sweeps.folder,
         text=True,
@@ -50,12 +51,14 @@ def test_strangers_are_refused_and_the_token_is_ours_alone(sweeps: Sweeps, tmp_p
     address = _address(gcs)
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secret.decode()}
     environment = sweeps.environment | {"HOME": str(home)}
-    assert "let in" in _stranger(address, environment | ours)
+    assert "let in" in _stranger(address, environment | ours, 90)
     for variables in (ours | {"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}):
-        assert "let in" not in (said := _stranger(address, environment | variables)), said
+        assert "let in" not in (said := _stranger(address, environment | variables, 30)), said
+    assert driver.poll() is None  # nor was it for want of anybody to let them in
     assert not any("dashboard.py" in " ".join(p.cmdline()) and _listens(p, 8265) for p in processes if p.is_running())
-    output = driver.communicate(timeout=240)[0]
-    assert driver.returncode == 0, output
+    driver.send_signal(signal.SIGINT)
+    output = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 130, output
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert list(home.rglob("*token*")) == []
     assert len(secret) == 64
@@ -71,13 +74,13 @@ def _address(gcs: psutil.Process) -> str:
     return f"127.0.0.1:{port}"
 
 
-def _stranger(address: str, environment: dict[str, str]) -> str:
+def _stranger(address: str, environment: dict[str, str], patience_s: float) -> str:
     """What a process says that tries to run a task there."""
     command = [sys.executable, "-c", STRANGER, address]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
-    except subprocess.TimeoutExpired as expired:
-        return f"no answer: {expired}"
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience_s, check=False)
+    except subprocess.TimeoutExpired:
+        return "no answer"
     return done.stdout + done.stderr
 
 
