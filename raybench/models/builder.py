@@ -68,6 +68,8 @@ def build(
             weights.load(module, state, heads=HEADS, source=str(own_path))
             if (published := _published(config.name, own_path)) is not None:
                 mean, std = published.mean, published.std
+            elif config.name not in registry.unit_input():
+                mean, std = weights.read_normalisation(own_path) or (mean, std)
     else:
         pretrained = config.weights == "pretrained"
         path = None if config.weights in ("none", "pretrained") else weights.find_file(config.weights, weights_root)
@@ -86,6 +88,7 @@ def build(
         )
         if path is not None:
             timm_models.load(module, weights.read_state_dict(path), source=str(path))
+            mean, std = weights.read_normalisation(path) or (mean, std)
         module = tome_vit.apply_option(config.name, module, tome_r)
         if pretrained:
             cfg = timm_models.pretrained_cfg(config.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -114,6 +115,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if all(key.startswith("module.") for key in content):
         content = {key.removeprefix("module."): value for key, value in content.items()}
     return content
+
+
+def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std of the input with which the weights in a file of ours were trained; none where it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        mean, std = (tuple(float(value) for value in json.loads(about[name])) for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
+        return None
+    return mean, std
 
 
 _ALLOWED = 'allowed: safetensors, or a PyTorch file with a state dict, bare or under "state_dict" or "model"'

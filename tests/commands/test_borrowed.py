@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from raybench.commands.borrowed import with_best_trials
 from raybench.config.load import load_sweep
@@ -17,7 +18,6 @@ from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
 from raybench.errors import ConfigError, WeightsError
 from raybench.results.schema import Status
-from raybench.results.store import Store
 from raybench.training.device import choose_device
 from raybench.training.ingredients import gather, located
 from raybench.training.recorder import Setup
@@ -97,9 +97,7 @@ def test_a_trial_begins_with_the_weights_another_has_kept(tmp_path: Path) -> Non
     assert second.model.of_sweep == ("tiny", first.trial_id)
     setup = Setup(sweep="borrower", results=tmp_path / "borrower")
     built = gather(second, setup, choose_device("fp32", 0)).built
-    kept = Store(tmp_path / "tiny").folder / "weights" / f"{first.trial_id}.safetensors"
-    from safetensors.torch import load_file
-
+    kept = tmp_path / "tiny" / "weights" / f"{first.trial_id}.safetensors"
     state = built.module.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(kept).items())
     # They see their input as they were trained to.
