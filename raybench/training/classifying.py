@@ -64,7 +64,7 @@ def sizes(dataset: DatasetConfig, data: ImageData) -> Sizes:
 
 def bare_model(model: ModelConfig, dataset: DatasetConfig, data: ImageData, setup: Setup) -> nn.Module:
     """The model without its weights; without memory where it may be large."""
-    # Our own are small, and the meta device takes 3 s to load what it needs.
+    # Our own take a second at most, and the meta device 3 s to load what it needs.
     with torch.device("cpu" if model.name in models.names() else "meta"):
         return make_model(model.model_copy(update={"weights": "none"}), dataset, data, setup).module
 
