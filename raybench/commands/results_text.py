@@ -11,6 +11,7 @@ from raybench.commands.sweeping import Sweep
 from raybench.errors import ResultsError
 from raybench.report.comparison import CellResult
 from raybench.report.figures import comparison_figure, curves_figure
+from raybench.report.sheet import quantity_title
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
 from raybench.results.published import published
 from raybench.results.schema import Status
@@ -57,11 +58,7 @@ def show_results(sweep: Sweep) -> None:
     if not any(result.counts.complete for result in results):
         sweep.say("no complete trial yet, so there is no table")
         return
-    quantity = (
-        "test top-1 (%)"
-        if sweep.config.metric.name == "eval_top1"
-        else sweep.config.metric.name.replace("eval_", "test ")
-    )
+    quantity = f"test {quantity_title(sweep.config.metric.shown)}"
     title = f"{sweep.config.name}, {sweep.config.preset}, {quantity}"
     rows = published(sweep.config.name)
     sweep.console.print()
@@ -89,6 +86,6 @@ def _put_figures(sweep: Sweep, results: list[CellResult], title: str) -> None:
         drawn = Path(name)
         source = f"{sweep.data_text()}, preset {sweep.config.preset}"
         comparison_figure(results, drawn / "comparison.png", title, source)
-        curves_figure(sweep.store.epochs(), results, drawn / "curves.png", title)
+        curves_figure(sweep.store.epochs(), results, drawn / "curves.png", title, sweep.config.metric.name)
         for file in drawn.iterdir():
             write_atomically(sweep.folder / file.name, file.read_bytes())

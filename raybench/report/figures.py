@@ -154,7 +154,10 @@ def _named(result: CellResult, keys: Sequence[str]) -> str:
             continue
         value = result.factors[key]
         if key == "dataset.train_size":
-            words.append("all training images" if value == "all" else f"{value:,} training images")
+            what = (
+                "sentence pairs" if result.selected and result.selected[0].task == "translation" else "training images"
+            )
+            words.append(f"all {what}" if value == "all" else f"{value:,} {what}")
         elif isinstance(value, str | dict):
             words.append(show(value))
         else:
@@ -364,7 +367,7 @@ def _frame(figure: Any, title: str, handles: Sequence[tuple[Any, str]], caption:
     columns = max(1, min(len(handles), int(width / (0.62 + 0.078 * longest))))
     legend_rows = -(-len(handles) // columns) if handles else 0
     lines = textwrap.wrap(caption, int(width * 14.8))
-    titles = textwrap.wrap(title, int(width * 9.5))
+    titles = textwrap.wrap(title, int(width * 8.6))
     above = 0.12 + 0.25 * len(titles) + 0.22 * legend_rows
     below = 0.08 + 0.165 * len(lines)
     total = height + above + below

@@ -133,7 +133,8 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
             Column("\nverdict", tuple(said)),
             Column("seeds\nto tell", tuple(_seeds_to_tell(r) for r in rows), right=True),
         ]
-    validation = tuple(_mean(r.validation, digits) for r in rows)
+    same = rows[0].metric.partition("_")[2] == rows[0].test_metric.partition("_")[2]
+    validation = tuple(_mean(r.validation, digits if same else None) for r in rows)
     columns += [
         Column(f"validation\n{quantity_title(rows[0].metric)}", validation, right=True),
         Column("not\ncomplete", tuple(_missing(r) for r in rows)),
@@ -246,8 +247,11 @@ def _estimates(estimates: Sequence[Estimate | None], digits: int) -> list[str]:
     return texts
 
 
-def _mean(found: Estimate | None, digits: int) -> str:
-    return "" if found is None else f"{found.mean:.{digits}f}"
+def _mean(found: Estimate | None, digits: int | None) -> str:
+    """With so many decimals; none: three significant digits."""
+    if found is None:
+        return ""
+    return f"{found.mean:.3g}" if digits is None else f"{found.mean:.{digits}f}"
 
 
 def _differences(rows: Sequence[CellResult], digits: int) -> list[str]:
