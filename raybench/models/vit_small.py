@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(dim, num_classes)
         nn.init.normal_(self.cls_token, std=POSITION_STD)
         nn.init.normal_(self.pos_embed, std=POSITION_STD)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
@@ -127,7 +127,7 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

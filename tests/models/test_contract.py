@@ -37,6 +37,7 @@ class Small:
 
 
 OURS: dict[str, Small] = {
+    "basic_vit": Small(options={"patch_size": 4, "dim": 48, "depth": 2, "heads": 3, "drop_path_rate": 0.1}),
     **{f"resnet{depth}": Small() for depth in (8, 20, 32, 44, 56, 110)},
     "vit_micro_patch2_8": Small(),
     "vit_tiny_patch4_32": Small(),
