@@ -32,8 +32,6 @@ class Small:
     inputs: tuple[tuple[int, int], ...] = (RGB, GREY)
     """(channels, side in pixels), each tested."""
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
-    needs: str = ""
-    """Optional package without which its tests are skipped."""
 
 
 OURS: dict[str, Small] = {
@@ -61,8 +59,6 @@ def fresh(name: str, channels: int | None = None, size: int | None = None, *, se
     case = CASES[name]
     if name in registry.own() and name not in OURS:
         pytest.fail(f"{name} has no line in OURS")
-    if case.needs:
-        pytest.importorskip(case.needs)
     first = case.inputs[0]
     channels, size = channels or first[0], size or first[1]
     torch.manual_seed(seed)
