@@ -8,6 +8,7 @@ from collections.abc import Sequence
 USAGE = """usage: raybench COMMAND …
 
   sweep NAME|FILE …                  run a sweep (raybench sweep --help)
+  profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
   list models|datasets|sweeps        what there is
 
 raybench --version
@@ -30,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from raybench import sweep
 
         return sweep.main(rest, prog="raybench sweep")
+    if command == "profile":
+        from raybench import profile
+
+        return profile.main(rest, prog="raybench profile")
     if command == "list":
         from raybench.commands import list as listing
 
         return listing.main(rest)
     from raybench.config.names import nearest
 
-    near = nearest(command, ("sweep", "list"), n=1)
+    near = nearest(command, ("sweep", "profile", "list"), n=1)
     print(f'raybench: "{command}": no such command' + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
     print(USAGE, end="", file=sys.stderr)
     return 2

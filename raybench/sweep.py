@@ -117,13 +117,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.swee
         print("stopped, nothing started", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        return _unheard()
+        return unheard()
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return EXIT_TROUBLE
 
 
-def _unheard() -> int:
+def unheard() -> int:
     """Whoever read our output has had enough; Python must not complain of it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_TROUBLE

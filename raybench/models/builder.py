@@ -21,6 +21,9 @@ SIZES = ("num_classes", "in_channels", "image_size")
 TEXT_SIZES = ("source_vocabulary", "target_vocabulary")
 """What the data set decides, and options cannot."""
 
+USUAL_SIZE = 224
+"""Side in pixels at which papers count and time models that say nothing else."""
+
 
 @dataclass(frozen=True)
 class BuiltModel:
@@ -134,6 +137,17 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
         timm_models.available(config.name)
     else:
         weights.check_published_hash(weights.find_file(config.weights, weights_root))
+
+
+def meant_size(name: str) -> int:
+    """Side in pixels of the images a model is meant for, where no data set says: its published size.
+
+    For our own models the default of their builder's `image_size`.
+    """
+    if name in registry.own():
+        default = inspect.signature(registry.own()[name]).parameters["image_size"].default
+        return default if isinstance(default, int) else USUAL_SIZE
+    return int(timm_models.pretrained_cfg(name).input_size[-1]) if timm_models.exists(name) else USUAL_SIZE
 
 
 def head_modules(module: nn.Module) -> list[nn.Module]:

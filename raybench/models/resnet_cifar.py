@@ -85,7 +85,7 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def resnet(depth: int, *, num_classes: int, in_channels: int, image_size: int) -> CifarResNet:
+def resnet(depth: int, *, num_classes: int, in_channels: int, image_size: int = 32) -> CifarResNet:
     """ResNet of `depth` = 6n + 2 weighted layers. `image_size` is free: the average over the last map takes any."""
     del image_size
     blocks, rest = divmod(depth - 2, 6)

@@ -176,6 +176,6 @@ def vit(
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     # The number behind the patch size is the side in pixels the model is meant for; it is built for the one asked for.
-    "vit_micro_patch2_8": partial(vit, patch_size=2, dim=64, depth=4, heads=4),
-    "vit_tiny_patch4_32": partial(vit, patch_size=4, dim=128, depth=4, heads=4),
+    "vit_micro_patch2_8": partial(vit, patch_size=2, dim=64, depth=4, heads=4, image_size=8),
+    "vit_tiny_patch4_32": partial(vit, patch_size=4, dim=128, depth=4, heads=4, image_size=32),
 }

@@ -1,0 +1,167 @@
+"""Profiling models: everything checked and counted first, then memory and speed measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import yaml
+
+from raybench.config.document import parse, problem_of
+from raybench.config.trial import ModelConfig
+from raybench.errors import ConfigError, RaybenchError
+from raybench.models import build, names
+from raybench.models.builder import meant_size
+from raybench.models.counts import Counts, count
+from raybench.results.manifest import environment
+from raybench.training.device import choose_device
+from raybench.training.footprint import ON_GPU, RESIDENT, footprint
+from raybench.training.speed import HALF, IN_CHANNELS, Load, Rate, compare_speeds
+
+Entry = dict[str, Any]
+"""What is known of one model, under the names of the JSON output; `error` only where it could not be measured."""
+Option = int | float | bool | str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; the same for every model."""
+
+    models: tuple[str, ...]
+    options: tuple[str, ...]
+    """`key=value`, arguments of the models' constructors."""
+    image_size: int | None
+    """Side in pixels; none takes the size each model is meant for."""
+    num_classes: int
+    batch_size: int
+    precision: str
+    threads: int | None
+    repeats: int
+    timing: bool
+
+
+def profile(request: Request, say: Callable[[str], None]) -> list[Entry]:
+    """An entry for each model, in the order asked for. `say` is told what goes on while it is measured.
+
+    Raises ConfigError with all that is wrong before anything is measured.
+    """
+    found = _checked(request)
+    entries = {name: _entry(request, load, counts) for name, (load, counts) in found.items()}
+    if request.timing:
+        _measure({name: load for name, (load, _) in found.items()}, entries, request.repeats, say)
+    return list(entries.values())
+
+
+def _checked(request: Request) -> dict[str, tuple[Load, Counts]]:
+    """Each model counted, which builds it and feeds it an image."""
+    problems: list[str] = []
+    options = _options(request.options, problems)
+    found: dict[str, tuple[Load, Counts]] = {}
+    for name in dict.fromkeys(request.models):
+        config = ModelConfig(name=name, options=options, image_size=request.image_size)
+        try:
+            found[name] = _counted(config, request)
+        except ConfigError as error:
+            problems += [line if name in line else f"model {name}: {line}" for line in error.problems]
+        except RaybenchError as error:
+            problems.append(str(error))
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            text = str(error).partition("\n")[0] or type(error).__name__
+            given = f" with options {options}" if options else ""
+            size = request.image_size or meant_size(name)
+            problems.append(f"model {name}: cannot be built{given} and fed an image of {size}x{size} px: {text}")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _options(written: Sequence[str], problems: list[str]) -> dict[str, Option]:
+    options: dict[str, Option] = {}
+    for text in written:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            problems.append(f"--options {text!r}: must be KEY=VALUE, such as depth=6 (models come before --options)")
+            continue
+        try:
+            parsed = parse(value)[1]
+        except yaml.YAMLError as error:
+            problems.append(f"--options {key}: {problem_of(error)[1]}")
+            continue
+        if isinstance(parsed, Option):
+            options[key] = parsed
+        else:
+            problems.append(f"--options {text}: must be a number, true, false or text")
+    return options
+
+
+def _counted(config: ModelConfig, request: Request) -> tuple[Load, Counts]:
+    torch.manual_seed(0)
+    # Without memory for what may be large; what our own freeze is made on the CPU.
+    with torch.device("cpu" if config.name in names() else "meta"):
+        built = build(
+            config,
+            num_classes=request.num_classes,
+            in_channels=IN_CHANNELS,
+            image_size=meant_size(config.name),
+            mean=HALF,
+            std=HALF,
+        )
+    load = Load(
+        model=config,
+        num_classes=request.num_classes,
+        image_size=built.image_size,
+        batch_size=request.batch_size,
+        precision=request.precision,
+        threads=request.threads or torch.get_num_threads(),
+    )
+    return load, count(built.module, IN_CHANNELS, built.image_size)
+
+
+def _entry(request: Request, load: Load, counts: Counts) -> Entry:
+    env = environment()
+    device = choose_device(load.precision, gpu=1.0)
+    return {
+        "model": load.model.name,
+        "options": load.model.options,
+        "image_size": load.image_size,
+        "num_classes": load.num_classes,
+        **asdict(counts),
+        "batch_size": load.batch_size,
+        "precision": device.precision,
+        "hardware": {"cpu": env["cpu"], "cpu_count": env["cpu_count"], "threads": load.threads, "gpu": device.name},
+        "versions": {name: env[name] for name in ("raybench", "git_commit", "python", "torch", "timm")},
+        **({"repeats": request.repeats} if request.timing else {}),
+    }
+
+
+def _measure(loads: dict[str, Load], entries: dict[str, Entry], repeats: int, say: Callable[[str], None]) -> None:
+    """Adds what is measured, or an `error`, to each entry."""
+    for name in list(loads):
+        say(f"memory of {name}: two steps in a process of its own")
+        taken = footprint(loads[name])
+        if isinstance(taken, str):
+            entries[name]["error"] = taken
+            del loads[name]
+        else:
+            entries[name]["peak_memory"] = round(taken.peak_mib, 1)
+            entries[name]["memory_before_model"] = round(taken.before_mib, 1)
+            entries[name]["peak_memory_is"] = ON_GPU if entries[name]["hardware"]["gpu"] else RESIDENT
+    if not loads:
+        return
+    say(f"speed of {', '.join(loads)}: {repeats} repeats, turn by turn")
+    for name, speed in compare_speeds(loads, repeats).items():
+        if isinstance(speed, str):
+            entries[name]["error"] = speed
+        else:
+            entries[name] |= _rate("train", speed.train) | _rate("infer", speed.infer)
+
+
+def _rate(what: str, rate: Rate) -> Entry:
+    low, high = _rounded(rate.low), _rounded(rate.high)
+    return {f"{what}_samples_per_sec": _rounded(rate.median), f"{what}_samples_per_sec_range": [low, high]}
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.4g}")
