@@ -33,7 +33,7 @@ def bmshj2018_factorized(
     *,
     num_classes: int,
     in_channels: int,
-    image_size: int,
+    image_size: int = 256,
     N: int = 128,  # noqa: N803
     M: int = 192,  # noqa: N803
 ) -> nn.Module:

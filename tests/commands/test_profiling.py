@@ -93,6 +93,23 @@ def test_without_its_head_a_model_does_not_depend_on_the_classes() -> None:
     assert [entry["param_count"] - entry["param_count_no_head"] for entry in few] == [650, 650, 2 * 1930]
 
 
+def test_the_published_counts_of_ci2p_vit() -> None:
+    # Shared facts, section 2 (arXiv 2502.10120): 8.477 G counts the products of attention, 6.442 G does not.
+    plain, dual = profile(request("ci2p_vit", "ci2p_vit_ds"), unheard)
+    head = 768 * 10 + 10
+    assert (plain["image_size"], plain["param_count"], plain["param_count_no_head"]) == (256, 88_964_010, 88_956_320)
+    assert plain["param_count_trainable"] == 87_463_008 + head
+    assert plain["macs"] == 8_476_811_264
+    assert (dual["image_size"], dual["param_count"], dual["param_count_no_head"]) == (256, 49_707_114, 49_699_424)
+    assert dual["param_count_trainable"] == 48_206_112 + head
+    assert dual["macs_without_attention_products"] == 6_441_525_248
+
+
+def test_a_model_of_sentences_is_told_apart_in_words() -> None:
+    with pytest.raises(ConfigError, match="multi30k_transformer translates sentences and cannot see images"):
+        profile(request("multi30k_transformer"), unheard)
+
+
 def test_products_of_attention_are_all_that_the_second_count_leaves_out() -> None:
     cnn, vit = profile(request(*SMALL), unheard)
     assert cnn["macs"] == cnn["macs_without_attention_products"]
