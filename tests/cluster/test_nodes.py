@@ -107,7 +107,7 @@ def _both_train(sweeps: Sweeps, nodes: Nodes, results: str) -> None:
     """Wait until both nodes have written epochs of a trial."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        parts = list((sweeps.folder / results / "tiny" / "epochs" / "*.parquet").glob("*.parquet"))
+        parts = list((sweeps.folder / results / "tiny" / "epochs").glob("*.parquet"))
         if len(parts) >= 2 and all(nodes.workers(raylet) for raylet in nodes.raylets):
             return
         time.sleep(0.05)

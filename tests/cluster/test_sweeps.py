@@ -55,8 +55,8 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
         "curves.png",
     }
     assert expected <= names
-    assert [path.suffix for path in (folder / "trials" / "*.parquet").iterdir()] == [".parquet"]
-    assert len(list((folder / "epochs" / "*.parquet").iterdir())) == 1
+    assert [path.suffix for path in (folder / "trials").iterdir()] == [".parquet"]
+    assert len(list((folder / "epochs").iterdir())) == 1
     resolved = yaml.safe_load((folder / "sweep.yaml").read_text())
     assert resolved["preset"] == "quick"
     assert resolved["fingerprints"]["digits"]
@@ -183,7 +183,7 @@ def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Swee
     assert driver.stdout is not None
     folder = sweeps.folder / "dies" / "tiny"
     for attempt in (1, 2):
-        while not list((folder / "epochs" / "*.parquet").glob(f"*-a{attempt}.parquet")) and driver.poll() is None:
+        while not list((folder / "epochs").glob(f"*-a{attempt}.parquet")) and driver.poll() is None:
             time.sleep(0.02)
         next(_training(driver.pid, folder)).kill()
     output = driver.communicate(timeout=240)[0]
@@ -199,7 +199,7 @@ def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     """The worker that trains, once it has written an epoch."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if list((folder / "epochs" / "*.parquet").glob("*.parquet")):
+        if list((folder / "epochs").glob("*.parquet")):
             for process in psutil.Process(driver).children(recursive=True):
                 if any("ResourceTrainable" in part for part in process.cmdline()):
                     yield process
