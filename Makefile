@@ -31,9 +31,10 @@ sweep: $(STAMP)  ## the first sweep, on embedded data, and its comparison table
 
 # Two processes: more do not pay for their import of torch, and Ray's tests start processes of their own. A file's tests
 # stay together, because its fixtures (a Ray node, a trained teacher) are made once a file. One thread each: torch's
-# threads of two processes spin against each other on two cores (measured: 41 s of tests instead of 17 s).
+# threads of two processes spin against each other on two cores (measured: 41 s of tests instead of 17 s). Files begin in order of
+# name, so that those of whole sweeps, which take minutes, are not left for one process at the end.
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest
-IN_TWO := -n 2 --dist loadfile
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)  ## the fast tests
 	@$(PYTEST) $(IN_TWO) $(ARGS)

@@ -109,3 +109,9 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "RAYBENCH_", "TUNE_"))}
     environment = kept | {"RAYBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1"}
     return Sweeps(file, environment, folder)
+
+
+@pytest.fixture(scope="module")
+def whole(sweeps: Sweeps) -> subprocess.CompletedProcess[str]:
+    """One uninterrupted run that the tests below look at."""
+    return sweeps.run("whole")

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-import psutil
 import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
 if TYPE_CHECKING:
     from conftest import Sweeps  # type: ignore[import-not-found]
-
-
-@pytest.fixture(scope="module")
-def whole(sweeps: Sweeps) -> subprocess.CompletedProcess[str]:
-    """One uninterrupted run that the tests below look at."""
-    return sweeps.run("whole")  # type: ignore[no-any-return]
 
 
 def test_it_completes_and_prints_a_table(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
@@ -120,91 +110,6 @@ def test_diverged_trials_are_told_and_never_best(sweeps: Sweeps) -> None:
     again = sweeps.run("diverged", "optimizer.lr=[0.1, 1e30]", "--seeds", "1")
     assert again.returncode == 1
     assert "nothing to do" in again.stdout
-
-
-@pytest.mark.scenario(4)
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_a_signal_stops_it_and_the_same_command_goes_on(
-    sweeps: Sweeps, whole: subprocess.CompletedProcess[str], number: signal.Signals, code: int
-) -> None:
-    name = f"stopped-{code}"
-    driver = sweeps.start(name)
-    assert driver.stdout is not None
-    lines: list[str] = []
-    for line in driver.stdout:
-        lines.append(line)
-        if " complete " in line:
-            break
-    started = psutil.Process(driver.pid).children(recursive=True)
-    begun = time.monotonic()
-    driver.send_signal(number)
-    rest = driver.communicate(timeout=30)[0]
-    assert driver.returncode == code, "".join(lines) + rest
-    # Measured at 2 s on a quiet machine; the bound is that of the promise.
-    assert time.monotonic() - begun < 10
-    assert "stopping: " in rest
-    assert f"Go on with:  python -m raybench.sweep {sweeps.file}" in rest
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == []
-    again = sweeps.run(name)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert ", 0 settled" not in again.stdout
-    assert whole.returncode == 0
-    seeds = sweeps.finals(name)["trial_id"].to_list()
-    assert_frame_equal(
-        sweeps.metrics(name), sweeps.metrics("whole").filter(pl.col("trial_id").is_in(seeds)), check_exact=True
-    )
-
-
-@pytest.mark.scenario(1)
-def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
-    """kill -9 of the process that trains; the trial is started again, and says so."""
-    driver = sweeps.start(
-        "killed", "--seeds", "1", "--max-concurrent", "1", "schedule.epochs=400", "distillation.alpha=0.0"
-    )
-    assert driver.stdout is not None
-    victim = next(_training(driver.pid, sweeps.folder / "killed" / "tiny"))
-    victim.kill()
-    output = driver.communicate(timeout=120)[0]
-    assert driver.returncode == 0, output
-    trials = pl.read_parquet(sweeps.folder / "killed" / "tiny" / "trials" / "*.parquet")
-    assert set(trials["status"]) == {"complete"}
-    assert trials["failures"].sum() == 1
-    assert trials["attempt"].max() == 2
-
-
-@pytest.mark.scenario(2)
-def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Sweeps) -> None:
-    """The others complete: its worker is killed whenever it trains, until the trial is given up."""
-    arguments = ("--seeds", "1", "--max-concurrent", "1", "limits.max_failures=1", "schedule.epochs=400")
-    driver = sweeps.start("dies", *arguments, "distillation.alpha=0.0")
-    assert driver.stdout is not None
-    folder = sweeps.folder / "dies" / "tiny"
-    for attempt in (1, 2):
-        while not list((folder / "epochs").glob(f"*-a{attempt}.parquet")) and driver.poll() is None:
-            time.sleep(0.02)
-        next(_training(driver.pid, folder)).kill()
-    output = driver.communicate(timeout=240)[0]
-    assert driver.returncode == 1, output
-    completed, failed = pl.read_parquet(folder / "trials" / "*.parquet").sort("status").to_dicts()
-    assert (completed["status"], failed["status"]) == ("complete", "failed")
-    assert failed["reason"].startswith("its worker died 2 times")
-    assert failed["failures"] == 2
-    assert f"failed: {failed['trial_id']}" in output
-
-
-def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
-    """The worker that trains, once it has written an epoch."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if list((folder / "epochs").glob("*.parquet")):
-            for process in psutil.Process(driver).children(recursive=True):
-                if any("ResourceTrainable" in part for part in process.cmdline()):
-                    yield process
-        time.sleep(0.05)
-    raise AssertionError("no worker began to train")
 
 
 @pytest.mark.parametrize(
