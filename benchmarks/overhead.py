@@ -31,7 +31,7 @@ from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
 from raybench.results.tensorboard import TrialBoard
 from raybench.training.batches import PlainImages
-from raybench.training.checkpoints import Checkpoints, State
+from raybench.training.checkpoints import SHARE, Checkpoints, State
 from raybench.training.classifying import make_task
 from raybench.training.device import choose_device
 from raybench.training.ingredients import gather
@@ -252,9 +252,10 @@ def saves(folder: Path) -> Iterator[Figure]:
     for name, state in (("resnet8", run.state()), ("ResNet-50", resnet50_state())):
         checkpoints = Checkpoints(folder / "checkpoints" / name, EVERYTHING.checkpoint_every_s)
         taken = timed(lambda state=state, keep=checkpoints: keep.save(state), SAVES)  # type: ignore[misc]
-        share = statistics.median(taken) / 1000 / EVERYTHING.checkpoint_every_s
+        took_s = statistics.median(taken) / 1000
+        every_s = max(EVERYTHING.checkpoint_every_s, took_s / SHARE)
         size = f"{checkpoints.mib:.1f} MiB (model, momentum, best weights)"
-        every = f"every {EVERYTHING.checkpoint_every_s:g} s that is {share:.2%} of the time"
+        every = f"every {every_s:.3g} s, {took_s / every_s:.2%} of the time"
         yield Figure(f"a checkpoint of {name}", taken, "ms", note=f"{size}; {every}")
 
 
