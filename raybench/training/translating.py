@@ -174,7 +174,8 @@ def sizes(dataset: DatasetConfig, data: TextData) -> Sizes:
 
 
 def bare_model(model: ModelConfig, dataset: DatasetConfig, data: TextData, setup: Setup) -> nn.Module:  # noqa: ARG001
-    """The model without its weights, and without memory for them."""
+    """The model without its weights or memory for them. Raises ConfigError too where BLEU cannot be counted."""
+    bleu_signature()  # asked for when a trial ends, hours later
     with torch.device("meta"):
         return _build(model.model_copy(update={"weights": "none"}), data, setup)
 

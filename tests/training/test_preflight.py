@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
 from raybench.data import load
@@ -181,3 +183,12 @@ def test_two_folders_under_one_name_are_two_data_sets(tmp_path: Path) -> None:
     assert [trial.dataset.fingerprint for trial in known.trials()] == list(found.fingerprints.values())
     with pytest.raises(DataError, match=r"digits takes no dataset\.path"):
         checked(plan(dataset={"path": "a"}), tmp_path)
+
+
+def test_what_a_translation_needs_at_its_end_is_asked_for_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    wanted = make_plan(load_sweep("multi30k", "quick"))
+    with pytest.raises(ConfigError, match=r'BLEU needs sacrebleu .*pip install "raybench\[text\]"'):
+        checked(wanted, tmp_path)
