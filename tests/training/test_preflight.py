@@ -68,10 +68,10 @@ def test_a_good_plan_says_what_was_learned() -> None:
 
 def test_parameters_are_counted_without_making_them() -> None:
     # 20,000 wide would be 14 GB of weights.
-    start = time.monotonic()
+    start = time.process_time()
     found = checked(plan(model={"name": "vit_base_patch16_224", "options": {"embed_dim": 19_200}}))
     assert found.students["vit_base_patch16_224"] > 10**10
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_fault_names_the_place_the_value_and_what_is_allowed(wanted: Any, word
 
 
 def test_all_faults_together_and_quickly(tmp_path: Path) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     found = problems(
         plan(
             metric="top1",
@@ -121,7 +121,7 @@ def test_all_faults_together_and_quickly(tmp_path: Path) -> None:
         ),
         tmp_path,
     )
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     for key in ("metric.name", "dataset.train_size", "dataset.views", '"resnet9"', '"vit_micro"', "teacher.weights"):
         assert sum(key in problem for problem in found) == 1, key
     assert len(found) == 6
