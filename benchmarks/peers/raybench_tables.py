@@ -28,7 +28,7 @@ class Raybench:
     """`python -m raybench.sweep smoke`; the same command goes on."""
 
     name: str = "raybench"
-    workers: tuple[str, ...] = ("ResourceTrainable", "ImageTrainable", "_prepare_remotely")
+    workers: tuple[str, ...] = ("ResourceTrainable", "ClassificationTrainable", "_prepare_remotely")
 
     def command(self, folder: Path) -> list[str]:
         """The command a user would type."""

@@ -187,7 +187,7 @@ def run(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)
     with _scratch(setup.results) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TRAINABLES["image_classification"], {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune.with_resources(TRAINABLES[plan.task], {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=make_scheduler(searcher.deaths, plan.sweep.scheduler, _epochs(plan), search),

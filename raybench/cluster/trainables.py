@@ -14,8 +14,8 @@ from raybench.results.schema import Status
 from raybench.training.trial import Outcome, run_trial
 
 
-class ImageTrainable(tune.Trainable):
-    """Classification and distillation of images. One step is the way to the next rung; trials write their own rows.
+class TaskTrainable(tune.Trainable):
+    """Trials of any kind of task. One step is the way to the next rung; trials write their own rows.
 
     A worker serves many trials in turn (`reuse_actors`); each begins in `run_trial`, which sets every seed, thread
     count and mode anew.
@@ -77,5 +77,21 @@ class ImageTrainable(tune.Trainable):
         """Nothing: the trial goes on from its own."""
 
 
-TRAINABLES = {"image_classification": ImageTrainable}
-"""Task -> trainable."""
+class ClassificationTrainable(TaskTrainable):
+    """Classification and distillation of images (`training/classifying.py`)."""
+
+
+class TranslationTrainable(TaskTrainable):
+    """Translation of sentences (`training/translating.py`)."""
+
+
+class CompressionTrainable(TaskTrainable):
+    """Training of an image codec (`training/compressing.py`)."""
+
+
+TRAINABLES: dict[str, type[TaskTrainable]] = {
+    "image_classification": ClassificationTrainable,
+    "translation": TranslationTrainable,
+    "compression": CompressionTrainable,
+}
+"""Task -> trainable; its name is what a process list shows of a worker between two trials."""

@@ -153,6 +153,7 @@ class Sweep:
             data_root=data_root,
             weights_root=weights_root,
             metric=config.metric.name,
+            shown=config.metric.shown,
             mode=config.metric.mode,
             cpu=config.resources.cpu,
             gpu=config.resources.gpu,

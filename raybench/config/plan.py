@@ -55,6 +55,11 @@ class Plan:
     sweep: SweepConfig
     cells: tuple[Cell, ...]
 
+    @property
+    def task(self) -> str:
+        """The kind of task of every trial."""
+        return str(self.sweep.base.get("task", TrialConfig.model_fields["task"].default))
+
     def trials(self) -> Iterator[TrialConfig]:
         """Every trial once, cell by cell."""
         for cell in self.cells:

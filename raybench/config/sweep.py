@@ -221,6 +221,8 @@ class SweepConfig(Section):
         both = sorted(set(self.factors) & set(self.tune.space))
         if both:
             raise ValueError(f"{', '.join(both)}: either a factor (compared) or tuned (selected), not both")
+        if "task" in (*self.factors, *self.tune.space):
+            raise ValueError("task: a sweep has one kind of task; results of two cannot be compared")
         if self.scheduler.name == "none":
             return self
         axes = {**self.factors, **self.tune.space}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raybench.data.views import normalise
 from raybench.models import BuiltModel
+from raybench.models.two_heads import class_logits
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TeacherRecord:
 
 
 class Teacher:
-    """A model in eval mode, without gradients, that maps uint8 views to logits."""
+    """A model in eval mode, without gradients, that maps uint8 views to logits: those it was prepared and scored by."""
 
     def __init__(self, built: BuiltModel, device: torch.device, autocast: torch.dtype | None = None) -> None:
         module = built.module.to(device).to(memory_format=torch.channels_last)
@@ -67,5 +68,5 @@ class Teacher:
         # Its own autocast, also inside a student's: the logits are the same as when the cache was filled.
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             images = normalise(views.to(self.device), self.mean, self.std, self.image_size)
-            output: Tensor = self.module(images)
+            output = class_logits(self.module, images)
         return output.to(torch.float16)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raybench.results.schema import EpochRow, Status
+from raybench.results.schema import PARTS, EpochRow, Status
 from raybench.results.storage import Folder, explain, write_atomically
 
 TAGS = {
@@ -25,7 +25,9 @@ TAGS = {
     "train_time": "perf/train_time",
     "eval_time": "perf/eval_time",
 }
-"""Column of an epoch's row -> tag; a part of the loss becomes `kd/<part>`. The step is the epochs finished."""
+"""Column of an epoch's row -> tag; a part of the loss becomes `kd/<part>` in distillation, else `part/<part>`.
+
+The step is the epochs finished."""
 
 
 class TrialBoard:
@@ -74,7 +76,7 @@ class TrialBoard:
         for name, value in row.metrics.items():
             self._writer.add_scalar(name.replace("_", "/", 1), value, row.epoch)
         for name, value in (row.parts if parts is None else parts).items():
-            self._writer.add_scalar(f"kd/{name}", value, row.epoch)
+            self._writer.add_scalar(f"{'kd' if name in PARTS else 'part'}/{name}", value, row.epoch)
         self._flush()
 
     def close(self, status: Status, metrics: Mapping[str, float | None]) -> None:

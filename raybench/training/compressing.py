@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from raybench.config.trial import CodecConfig, DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import ImageData
+from raybench.data.views import normalise
 from raybench.models import BuiltModel
 from raybench.models.macs import count_macs
 from raybench.training import classifying
@@ -47,6 +48,7 @@ class Compression(Quiet):
     def __init__(self, built: BuiltModel, config: CodecConfig, device: torch.device) -> None:
         self.module: Any = built.module.to(device).to(memory_format=torch.channels_last)
         self.config = config
+        self.image_size = built.image_size
 
     def train(self) -> None:
         """Training mode: noise stands in for rounding."""
@@ -61,7 +63,7 @@ class Compression(Quiet):
 
     def predict(self, inputs: Tensor) -> dict[str, Tensor]:
         """uint8 images (B, C, H, W) -> each image's loss, bpp, psnr and mse, (B,)."""
-        images = inputs.float() / BRIGHTEST
+        images = normalise(inputs, (0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1], self.image_size)
         coded = self.module(images)
         return per_image(coded, images, self.config.lmbda)
 

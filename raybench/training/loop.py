@@ -218,7 +218,7 @@ class Run:
         """One step of the optimizer."""
         if (most := self.config.optimizer.clip_norm) is not None:
             self.scaler.unscale_(self.optimizer)
-            scheduled = (group for group in self.optimizer.param_groups if not group[FIXED_RATE])
+            scheduled = (group for group in self.optimizer.param_groups if not group.get(FIXED_RATE))
             torch.nn.utils.clip_grad_norm_([each for group in scheduled for each in group["params"]], most)
         self.scaler.step(self.optimizer)
         self.scaler.update()

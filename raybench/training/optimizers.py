@@ -31,7 +31,7 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> tor
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group this rate but those that state their own."""
     for group in optimizer.param_groups:
-        if not group[FIXED_RATE]:
+        if not group.get(FIXED_RATE):  # checkpoints of earlier releases have none
             group["lr"] = rate
 
 

@@ -59,6 +59,7 @@ def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Chec
         _cache(trial, faults, where)
         for key, model in _models(trial):
             _model(key, model, trial, found, setup, checked, faults, where)
+    _told_apart(trials, faults, where)
     if faults:
         raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
@@ -158,6 +159,21 @@ def _cache(trial: TrialConfig, faults: Faults, where: Where) -> None:
         views_of(trial.dataset)
     except DataError as error:
         faults[f"{where('dataset.views')}: distillation.cache = prefill: {error}"] = False
+
+
+def _told_apart(trials: list[TrialConfig], faults: Faults, where: Where) -> None:
+    """Weight files count by their name in a trial's identity, so two of one name would be the same trial."""
+    named: dict[str, set[str]] = {}
+    for trial in trials:
+        for _, model in _models(trial):
+            if model.weights not in ("none", "pretrained") and model.of_sweep is None:
+                named.setdefault(Path(model.weights).name, set()).add(model.weights)
+    for name, paths in named.items():
+        if len(paths) > 1:
+            both = ", ".join(sorted(paths))
+            faults[f"{where('model.weights')}: {both}: different files called {name}; give each a name of its own"] = (
+                False
+            )
 
 
 def _models(trial: TrialConfig) -> list[tuple[str, ModelConfig]]:

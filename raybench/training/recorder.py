@@ -43,6 +43,8 @@ class Setup:
     weights_root: Path | None = None
     """Where weight files are looked for; none: where the data are."""
     metric: str = "eval_top1"
+    shown: str | None = None
+    """The test metric that is reported; none: the same on the test set."""
     mode: str = "max"
     cpu: float = 1.0
     gpu: float = 0.0
@@ -135,6 +137,11 @@ class Recorder:
         """Attempts before the trial was asked to run again."""
         return self.setup.reopened.get(self.config.trial_id, 0)
 
+    @property
+    def _told(self) -> tuple[str, str]:
+        """The metrics shown beside a trial's hyperparameters in TensorBoard."""
+        return self.setup.shown or self.setup.metric.replace("eval_", "test_"), self.setup.metric
+
     def resume(self) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
         known = self.store.last_epochs(self.config.trial_id)
@@ -162,7 +169,7 @@ class Recorder:
         self.row = replace(self.row, epochs=len(self.rows), **known)
         self.store.write_trial(self.row)
         shown = {key: value for key, value in self.config.flat().items() if value is not None}
-        self._board = TrialBoard(self._folder, self.config.trial_id, shown, ("test_top1", "eval_top1"), len(self.rows))
+        self._board = TrialBoard(self._folder, self.config.trial_id, shown, self._told, len(self.rows))
 
     def epoch(self, epoch: Epoch, memory_mib: float) -> None:
         """Commit an epoch's row, then show it. `memory_mib` is what it took of the device or of the process."""
@@ -221,9 +228,8 @@ class Recorder:
             )
             self.store.write_trial(self.row)
         if self._board is not None:
-            finals = {
-                name: value for name in ("test_top1", "eval_top1") if (value := getattr(self.row, name)) is not None
-            }
+            found = {name: getattr(self.row, name, self.row.metrics.get(name)) for name in self._told}
+            finals = {name: value for name, value in found.items() if value is not None}
             self._board.close(status, finals)
         if self.setup.keep != "last" and not self.superseded:
             self.checkpoints.clear()

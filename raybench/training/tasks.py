@@ -13,6 +13,7 @@ from raybench.data.views import normalise
 from raybench.distillation.losses import distillation_loss
 from raybench.distillation.teacher import Teacher
 from raybench.models import BuiltModel, head_parameters
+from raybench.models.two_heads import has_two_heads, two_heads
 from raybench.training.batches import Batch
 from raybench.training.metrics import CLASSIFICATION, Measures
 
@@ -122,19 +123,6 @@ class Classification(Quiet):
 def trainable(module: nn.Module) -> list[ParameterGroup]:
     """One group of every parameter of a module that is not frozen."""
     return [{"params": [parameter for parameter in module.parameters() if parameter.requires_grad]}]
-
-
-def has_two_heads(module: nn.Module) -> bool:
-    """Whether a model has a distillation token with a head of its own (DeiT)."""
-    return isinstance(getattr(module, "head_dist", None), nn.Linear)
-
-
-def two_heads(module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, classes) of the class and the distillation head of one of timm's distilled models, in any mode."""
-    tokens = module.forward_features(images)  # type: ignore[operator]  # (B, T, dim), class and distillation token first
-    by_class: Tensor = module.head(module.head_drop(tokens[:, 0]))  # type: ignore[operator]
-    by_distillation: Tensor = module.head_dist(module.head_drop(tokens[:, 1]))  # type: ignore[operator]
-    return by_class, by_distillation
 
 
 class TeacherLogits(Protocol):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.config.trial import DistillationConfig, TeacherConfig
+from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig
 from raybench.data.views import normalise
 from raybench.distillation.teacher import Teacher, TeacherRecord
-from raybench.models import BuiltModel
+from raybench.models import BuiltModel, build
 from raybench.training.batches import Batch
 from raybench.training.tasks import Classification, Distillation, LiveTeacher
 
@@ -119,3 +119,15 @@ def test_a_record_that_is_not_whole_is_none(tmp_path: Path, content: str) -> Non
 def test_near_chance_is_below_twice_chance() -> None:
     assert record(19.9).near_chance
     assert not record(20.0).near_chance
+
+
+def test_a_teacher_with_two_heads_says_what_it_was_scored_by() -> None:
+    torch.manual_seed(0)
+    small: dict[str, int | float | bool | str] = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1}
+    config = ModelConfig(name="deit_tiny_distilled_patch16_224", options={**small, "num_heads": 3})
+    built = build(config, num_classes=4, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,))
+    views = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    scored = Classification(built, CPU)
+    scored.module.eval()
+    expected = scored.predict(views).to(torch.float16)
+    assert torch.equal(Teacher(built, CPU).logits(views), expected)

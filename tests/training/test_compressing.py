@@ -140,3 +140,12 @@ def test_images_are_their_own_targets() -> None:
     for views, targets in made.test.batches(50):
         assert views is targets
         assert views.dtype == torch.uint8
+
+
+def test_images_are_coded_at_the_size_that_is_asked_for() -> None:
+    dataset = {"name": "patches", "train_size": 8, "val_size": 42, "image_size": 32}
+    task = make(trial(dataset=dataset), Setup(), CPU).task
+    seen: list[torch.Size] = []
+    task.module.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    task.predict(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert seen == [torch.Size([2, 3, 32, 32])]

@@ -129,3 +129,12 @@ def test_noam_is_the_published_curve() -> None:
     assert f"{rates[3 * 907 + 282]:.1e}" == "8.1e-04"
     assert f"{rates[8 * 907]:.1e}" == "5.2e-04"
     assert rates[0] == rates[1] == pytest.approx(512**-0.5 * 3000**-1.5)
+
+
+def test_the_state_of_an_earlier_release_can_be_taken_up() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(OptimizerConfig(lr=0.1), trainable(model))
+    state = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9).state_dict()
+    optimizer.load_state_dict(state)
+    set_rate(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01]

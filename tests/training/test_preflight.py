@@ -188,7 +188,21 @@ def test_two_folders_under_one_name_are_two_data_sets(tmp_path: Path) -> None:
 def test_what_a_translation_needs_at_its_end_is_asked_for_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
     wanted = make_plan(load_sweep("multi30k", "quick"))
     with pytest.raises(ConfigError, match=r'BLEU needs sacrebleu .*pip install "raybench\[text\]"'):
         checked(wanted, tmp_path)
+
+
+def test_two_weight_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        torch.save({}, tmp_path / run / "best.pt")
+    paths = [str(tmp_path / run / "best.pt") for run in ("a", "b")]
+    (problem,) = [p for p in problems(plan(factors={"model.weights": paths}), tmp_path) if "different files" in p]
+    assert all(path in problem for path in paths)
+
+
+def test_a_sweep_has_one_kind_of_task() -> None:
+    with pytest.raises(ValueError, match="a sweep has one kind of task"):
+        plan(factors={"task": ["image_classification", "translation"]})
