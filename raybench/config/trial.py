@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-from raybench.config import augmentation
+from raybench.config import augmentation, inert
 
 RECIPE_VERSION = 1
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
@@ -279,7 +279,7 @@ class TrialConfig(Section):
 
     def inert(self) -> frozenset[str]:
         """Dotted names (of settings or whole sections) that cannot change this trial's numbers."""
-        keys = _inert_of_task(self.task)
+        keys = inert.of_task(self.task)
         distillation = self.distillation
         if self.task != "image_classification" or distillation.type == "none" or distillation.alpha == 0:
             keys |= {f"distillation.{name}" for name in DistillationConfig.model_fields if name != "alpha"}
@@ -290,8 +290,8 @@ class TrialConfig(Section):
             keys.add("distillation.teacher.gate")
             if teacher.prepare == "none":
                 keys |= {f"distillation.teacher.{name}" for name in TEACHER_TRAINING}
-            keys |= {f"distillation.teacher.{key}" for key in _inert_of_optimizer(teacher.optimizer)}
-        keys |= _inert_of_optimizer(self.optimizer) | _inert_of_schedule(self.schedule)
+            keys |= {f"distillation.teacher.{key}" for key in inert.of_optimizer(teacher.optimizer)}
+        keys |= inert.of_optimizer(self.optimizer) | inert.of_schedule(self.schedule)
         if not self.mix.on:
             keys |= {"mix.prob", "mix.switch_prob"}
         return frozenset(keys)
@@ -366,31 +366,6 @@ class TrialConfig(Section):
             precision=self.precision,
             seed=teacher.seed,
         )
-
-
-def _inert_of_task(task: Task) -> set[str]:
-    images = {"dataset.image_size", "dataset.augment", "dataset.views", "mix.mixup", "mix.cutmix"}
-    if task == "translation":
-        return {*images, "dataset.val_size", "codec.lmbda", "codec.aux_lr"}
-    if task == "compression":
-        return {"mix.mixup", "mix.cutmix", "label_smoothing"}
-    return {"codec.lmbda", "codec.aux_lr"}
-
-
-def _inert_of_optimizer(optimizer: OptimizerConfig) -> set[str]:
-    unused = ("betas", "eps") if optimizer.name == "sgd" else ("momentum", "nesterov")
-    return {f"optimizer.{name}" for name in unused}
-
-
-def _inert_of_schedule(schedule: ScheduleConfig) -> set[str]:
-    if schedule.name == "noam":
-        return {"schedule.horizon_epochs", "schedule.min_lr", "schedule.warmup_epochs"}
-    unused = {"schedule.warmup_steps", "schedule.d_model"}
-    if schedule.name == "constant":
-        unused |= {"schedule.horizon_epochs", "schedule.min_lr"}
-    elif schedule.horizon_epochs == schedule.epochs:
-        unused.add("schedule.horizon_epochs")
-    return unused
 
 
 def _digest(content: dict[str, Any]) -> str:

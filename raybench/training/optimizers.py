@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raybench.config.trial import OptimizerConfig, ScheduleConfig
+from raybench.training.translation import noam_rate
 
 FIXED_RATE = "fixed_rate"
 """Key of a group that says whether its rate is its own."""
@@ -43,8 +44,7 @@ def learning_rate(config: ScheduleConfig, peak: float, epoch: float, step: int =
     `peak`).
     """
     if config.name == "noam":
-        count = max(step, 1)
-        return float(peak * config.d_model**-0.5 * min(count**-0.5, count * config.warmup_steps**-1.5))
+        return noam_rate(step, config.d_model, config.warmup_steps, peak)
     if epoch < config.warmup_epochs:
         return peak * epoch / config.warmup_epochs
     if config.name == "constant":
