@@ -16,6 +16,7 @@ from raybench.config.trial import CodecConfig, DatasetConfig, ModelConfig, Trial
 from raybench.data import ImageData
 from raybench.data.views import normalise
 from raybench.models import BuiltModel
+from raybench.models.codec import auxiliary_parameters
 from raybench.models.macs import count_macs
 from raybench.training import classifying
 from raybench.training.batches import Batch, PlainImages, plain_size
@@ -56,9 +57,9 @@ class Compression(Quiet):
 
     def groups(self) -> list[ParameterGroup]:
         """The codec, and its quantiles at their own rate."""
-        named = list(self.module.named_parameters())
-        quantiles = [parameter for name, parameter in named if name.endswith("quantiles")]
-        rest = [parameter for name, parameter in named if not name.endswith("quantiles")]
+        quantiles = auxiliary_parameters(self.module)
+        apart = {id(parameter) for parameter in quantiles}
+        rest = [parameter for parameter in self.module.parameters() if id(parameter) not in apart]
         return [{"params": rest}, {"params": quantiles, "lr": self.config.aux_lr, "weight_decay": 0.0}]
 
     def predict(self, inputs: Tensor) -> dict[str, Tensor]:

@@ -33,12 +33,17 @@ class Ingredients:
 def load_data(config: DatasetConfig, setup: Setup) -> ImageData:
     """The data set, checked against the fingerprint the plan was made with. Raises DataError when it is another."""
     data = load(Request.of(config), setup.data_root)
-    if config.fingerprint and config.fingerprint != data.fingerprint:
+    check_planned(config, data.fingerprint)
+    return data
+
+
+def check_planned(config: DatasetConfig, fingerprint: str) -> None:
+    """Raise DataError where data of this fingerprint are not those the plan was made with."""
+    if config.fingerprint and config.fingerprint != fingerprint:
         raise DataError(
-            f"{config.name}: these are not the data of the plan (fingerprint {data.fingerprint}, planned "
+            f"{config.name}: these are not the data of the plan (fingerprint {fingerprint}, planned "
             f"{config.fingerprint}); run the command again to plan on them"
         )
-    return data
 
 
 def make_model(config: ModelConfig, dataset: DatasetConfig, data: ImageData, setup: Setup) -> BuiltModel:

@@ -19,12 +19,11 @@ from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import TextData
 from raybench.data.text import PADDING_ID, Pairs, Vocabulary, detokenize
 from raybench.data.views import epoch_order
-from raybench.errors import DataError
 from raybench.models import build_text
 from raybench.models.macs import measure
 from raybench.models.transformer import Transformer, greedy_decode
 from raybench.training.device import Device
-from raybench.training.ingredients import located, weights_root
+from raybench.training.ingredients import check_planned, located, weights_root
 from raybench.training.kinds import Finish, Made, Sizes
 from raybench.training.metrics import Measures
 from raybench.training.recorder import Setup
@@ -191,11 +190,7 @@ def _build(model: ModelConfig, data: TextData, setup: Setup) -> nn.Module:
 
 def _data(config: TrialConfig, setup: Setup) -> TextData:
     data = load(config.dataset, setup.data_root)
-    if config.dataset.fingerprint and config.dataset.fingerprint != data.fingerprint:
-        raise DataError(
-            f"{config.dataset.name}: these are not the data of the plan (fingerprint {data.fingerprint}, planned "
-            f"{config.dataset.fingerprint}); run the command again to plan on them"
-        )
+    check_planned(config.dataset, data.fingerprint)
     return data
 
 
