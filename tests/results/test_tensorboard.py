@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from raybench.errors import ResultsError
@@ -111,3 +114,26 @@ def test_on_s3_the_events_are_there_after_each_epoch(
     assert [event.value for event in read(s3).Scalars("test_top1")] == [3.0]
     assert len(entries(s3 / "tensorboard" / "a")) == 1
     assert [*tmp_path.iterdir()] == [], "nothing stays on this machine"
+
+
+@pytest.mark.scenario(30)
+@pytest.mark.slow
+def test_the_command_that_is_printed_listens_on_this_machine_alone(tmp_path: Path) -> None:
+    """`tensorboard --logdir FOLDER` binds no address but loopback; what it may be told otherwise is the user's word."""
+    board = TrialBoard(tmp_path, "a", {}, [], 0)
+    board.epoch(epoch(1, eval_top1=50.0))
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        addresses: set[str] = set()
+        deadline = time.monotonic() + 100
+        while not addresses and process.poll() is None and time.monotonic() < deadline:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            listening = (each for one in family for each in one.net_connections("inet"))
+            addresses = {each.laddr.ip for each in listening if each.status == psutil.CONN_LISTEN}
+            time.sleep(0.2)
+        assert addresses
+        assert addresses <= {"127.0.0.1", "::1"}
+    finally:
+        process.kill()
+        process.wait()

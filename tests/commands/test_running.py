@@ -1,0 +1,121 @@
+"""What a run finds when it holds the sweep's lock at last, and what it was asked to run again."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from raybench.commands.plan_text import estimate
+from raybench.commands.running import run_sweep
+from raybench.commands.sweeping import REOPENED, Sweep
+from raybench.results.schema import Status
+
+if TYPE_CHECKING:
+    from .conftest import Settled
+
+LATER = "4" * 12
+"""No trial's id."""
+
+
+def loaded(settled: Settled, *rerun: str) -> Sweep:
+    """The sweep as the command knows it before it starts."""
+    with redirect_stdout(io.StringIO()):
+        return Sweep.load(
+            str(settled.file),
+            preset="quick",
+            overrides=[],
+            options={},
+            results=str(settled.results),
+            data_root=None,
+            rerun=rerun,
+        )
+
+
+def due(sweep: Sweep) -> set[str]:
+    """The trials that would run."""
+    return {trial.trial_id for trial in sweep.due_trials()}
+
+
+@pytest.mark.scenario(16)
+def test_a_second_driver_that_waited_finds_nothing_left_to_do(
+    settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had read the rows before the first one finished; under the lock it reads them again, and Ray never starts."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where a Ray that it joined would not be found
+    sweep = loaded(settled)
+    assert len(due(sweep)) == 8
+    ids = settled.settle(settled.plan().trials())
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()):
+        sweep.console.file = out
+        cost = estimate(sweep)
+        code = run_sweep(
+            sweep, command="the command", estimate=cost, started=datetime.now(UTC), time_budget_s=None, verbose=False
+        )
+    assert code == 0
+    assert "nothing to do: 8 of 8 trials settled (8 complete)" in out.getvalue()
+    assert not (settled.folder / "manifest.json").exists()
+    rows = sweep.store.trials()
+    assert sorted(rows["trial_id"]) == sorted(ids)
+    assert rows["attempt"].to_list() == [1] * 8
+
+
+def test_what_is_asked_to_run_again_is_due_and_nothing_else(settled: Settled) -> None:
+    first, *others = settled.settle(settled.plan().trials())
+    assert due(loaded(settled)) == set()
+    assert due(loaded(settled, first)) == {first}
+    assert due(loaded(settled, first, others[2])) == {first, others[2]}
+    assert due(loaded(settled, "failed")) == set()
+
+
+def test_failed_and_diverged_trials_are_asked_for_by_their_status(settled: Settled) -> None:
+    trials = list(settled.plan().trials())
+    settled.settle(trials[:4])
+    failed = settled.settle(trials[4:6], status=Status.FAILED, reason="a reason")
+    diverged = settled.settle(trials[6:], status=Status.DIVERGED, reason="loss is nan")
+    assert due(loaded(settled, "failed")) == set(failed)
+    assert due(loaded(settled, "failed", "diverged")) == {*failed, *diverged}
+
+
+def test_a_rerun_that_was_cut_off_goes_on_without_being_asked_again(settled: Settled) -> None:
+    trials = list(settled.plan().trials())
+    first, second, *_ = settled.settle(trials)
+    cut_off = loaded(settled, first, second)
+    cut_off.begin()  # under the lock; then the driver dies
+    assert due(loaded(settled)) == {first, second}
+    # One of the two was run again before that: it is not run a third time, asked for or not.
+    settled.settle(trials[:1], attempt=2)
+    assert due(loaded(settled)) == {second}
+    assert due(loaded(settled, first, second)) == {second}
+    settled.settle(trials[1:2], attempt=2)
+    goes_on = loaded(settled)
+    assert due(goes_on) == set()
+    goes_on.begin()
+    goes_on.end()
+    assert not (settled.folder / REOPENED).exists()
+    # All of it is over, so asking is asking anew.
+    assert due(loaded(settled, first)) == {first}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "7", '{"a": "b"}', json.dumps({LATER: 3}), json.dumps({LATER: None})],
+    ids=["empty", "torn", "list", "number", "text for an attempt", "no trial of this plan", "no attempt"],
+)
+def test_a_list_of_reruns_that_is_damaged_or_foreign_reopens_nothing(settled: Settled, content: str) -> None:
+    settled.settle(settled.plan().trials())
+    (settled.folder / REOPENED).write_text(content)
+    assert due(loaded(settled)) == set()
+
+
+def test_asking_for_an_unknown_trial_starts_and_keeps_nothing(settled: Settled) -> None:
+    first, *_ = settled.settle(settled.plan().trials())
+    code, out, err = settled.run("--rerun", LATER, "--rerun", first)
+    assert (code, out) == (2, "")
+    assert f"--rerun {LATER}: no such trial in this sweep" in err
+    assert not Path(settled.folder / REOPENED).exists()
