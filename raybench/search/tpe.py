@@ -38,7 +38,7 @@ class Suggestions:
         self.path = path
         self.points: list[dict[str, Any]] = []
         try:
-            self.points = [dict(json.loads(line)) for line in read(path).decode().splitlines()]
+            self.points = [_point(line) for line in read(path).decode().splitlines()]
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError, TypeError) as error:
@@ -51,6 +51,13 @@ class Suggestions:
             write_atomically(self.path, "".join(json.dumps(point) + "\n" for point in self.points).encode())
         except ResultsError as error:
             raise ResultsError(f"a suggestion cannot be stored: {error}") from error
+
+
+def _point(line: str) -> dict[str, Any]:
+    point = json.loads(line)
+    if not isinstance(point, dict):
+        raise ValueError(f"{line.strip()[:40]!r} is no setting")
+    return point
 
 
 class TreeParzen:

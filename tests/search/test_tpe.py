@@ -221,7 +221,10 @@ def test_listed_values_keep_their_type() -> None:
     assert (whole.low, whole.high) == (2, 4)  # as Python's ranges, the end is not drawn
 
 
-@pytest.mark.parametrize("text", ["{", "5\n", "[1, 2]\n", "\xff", '{"optimizer.lr": -1}\n', '{"optimizer.lr": "x"}\n'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "5\n", "[1, 2]\n", "[[null, 1]]\n", "[]\n", "\xff", '{"optimizer.lr": -1}\n', '{"optimizer.lr": "x"}\n'],
+)
 def test_a_damaged_file_of_suggestions_is_named(tmp_path: Path, text: str) -> None:
     run(Search(plan(1), Outcomes(), tmp_path, 1), 1)
     (path,) = (tmp_path / "suggestions").iterdir()
