@@ -103,6 +103,11 @@ class TreeParzen:
     def _suggested(self) -> list[Setting]:
         """The setting of each suggestion."""
         for point in self.suggestions.points[len(self._settings) : self.total]:
+            if point.keys() != self.sweep.tune.space.keys():
+                wanted = ", ".join(self.sweep.tune.space)
+                raise ResultsError(
+                    f"{self.suggestions.path}: {json.dumps(point)} is no setting of tune.space: {wanted}"
+                )
             try:
                 self._settings.append(make_setting(self.sweep, self.cell.point, point))
             except ValidationError as error:
