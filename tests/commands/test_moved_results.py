@@ -15,11 +15,12 @@ import pytest
 from raybench.results.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
+# Trials that last longer than a busy machine needs to heed a signal, so that it meets one in training.
 SWEEP = """\
 base:
   dataset: {name: digits, train_size: 200, val_size: 100, augment: [crop1]}
   model: {name: resnet8}
-  schedule: {epochs: 25}
+  schedule: {epochs: 100}
 tune: {space: {optimizer.lr: [0.05, 0.1]}}
 seeds: [0, 1]
 checkpoints: {every_s: 0}
