@@ -54,6 +54,7 @@ class Stop:
         self.number: int | None = None
         self.at: float | None = None
         """When the signal came, on the monotonic clock."""
+        self._ours: list[signal.Signals] = []
         self.deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -73,13 +74,21 @@ class Stop:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle SIGINT, SIGTERM and SIGHUP inside."""
-        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        """Handle SIGINT, SIGTERM and SIGHUP inside, but for those that whoever started us had us ignore (nohup)."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
+        self._ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        self.take_over()
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in self._ours:
+                signal.signal(number, before[number])
+
+    def take_over(self) -> None:
+        """Put our handlers back where somebody has put others, as Ray does when it starts."""
+        for number in self._ours:
+            signal.signal(number, self)
 
 
 class Watch(tune.Callback):

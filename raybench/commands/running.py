@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,18 +106,20 @@ def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: 
     begun = False
     try:
         with session(sweep.address, verbose, guard) as resources, progress:
+            stop.take_over()  # Ray has put its own handlers in place by now
             stop.check()
-            with stop.installed():  # Ray has put its own handlers in place by now
-                width = slots(sweep.plan, resources, sweep.max_concurrent)
-                begun = True
-                search = sweep.search(width)
-                progress.width = width
-                watch = Watch(sweep, progress, search)
-                wanted = sweep.teachers(sweep.due_trials())
-                prepare(wanted, sweep.setup, stop, watch, local=sweep.address is None)
-                run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=watch, verbose=verbose)
+            width = slots(sweep.plan, resources, sweep.max_concurrent)
+            begun = True
+            search = sweep.search(width)
+            progress.width = width
+            watch = Watch(sweep, progress, search)
+            wanted = sweep.teachers(sweep.due_trials())
+            prepare(wanted, sweep.setup, stop, watch, local=sweep.address is None)
+            run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=watch, verbose=verbose)
     except Stopped as error:
         return End(signal=error.number, out_of_time=error.number is None)
+    except SystemExit:  # what Ray's handler makes of a SIGTERM while Ray starts
+        return End(signal=signal.SIGTERM)
     except RaybenchError as error:
         if not begun:
             raise

@@ -150,6 +150,46 @@ def test_a_signal_to_every_process_at_once(
     _finish(sweeps, name, undisturbed)
 
 
+@pytest.mark.scenario(4)
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["gcs_server", "raylet/raylet"])
+def test_a_signal_while_ray_starts(sweeps: Sweeps, process: str) -> None:
+    """Ray handles SIGTERM itself then, by an exit of its own."""
+    driver = sweeps.start(f"starting-{process.rpartition('/')[2]}", *LONG)
+    deadline = time.monotonic() + 60
+    while not sweeps.descendants(driver.pid, lambda command: command.split(" ")[0].endswith(process)):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ours = _everything(driver.pid)
+    driver.send_signal(signal.SIGTERM)
+    output = driver.communicate(timeout=60)[0]
+    assert driver.returncode == 143, output
+    assert "Go on with:  python -m raybench.sweep" in output
+    _, alive = psutil.wait_procs(ours, timeout=10)
+    assert alive == []
+
+
+@pytest.mark.scenario(4)
+@pytest.mark.slow
+def test_nohup_lets_it_run_on(sweeps: Sweeps, undisturbed: pl.DataFrame) -> None:
+    """Who starts it so that it outlives the terminal is not told of the terminal's end."""
+    driver = subprocess.Popen(
+        ["nohup", *sweeps.command("nohup", *LONG)],
+        env=sweeps.environment,
+        cwd=sweeps.folder,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    _in_training(sweeps, "nohup", driver)
+    driver.send_signal(signal.SIGHUP)
+    output = driver.communicate(timeout=120)[0]
+    assert driver.returncode == 0, output
+    assert_frame_equal(sweeps.metrics("nohup"), undisturbed, check_exact=True)
+
+
 @pytest.fixture
 def small_memory(tmp_path: Path) -> Iterator[Path]:
     """A memory group of 1 MiB, whose processes the kernel ends when they want more."""
