@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,18 +49,24 @@ class Checked:
     students: dict[str, int] = field(default_factory=dict)
     """Model -> parameters with this sweep's number of classes."""
     teachers: dict[str, int] = field(default_factory=dict)
+    unlent: Mapping[str, str] = field(default_factory=dict)
+    """Weights that no trial has yet, and of which nothing could be learned -> that in words."""
     looks: dict[str, Look] = field(default_factory=dict)
     """Each distinct model with its weights, at the data set's size: it is looked at once, however many trials share it.
     """
 
 
-def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Checked:
+def check(
+    plan: Plan, setup: Setup, where: Where, download: bool = True, unlent: Mapping[str, str] | None = None
+) -> Checked:
     """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong.
 
     `setup` says where data, weights and results are; `download`: whether data that are not there may be fetched.
+    `unlent`: weights that no trial of another sweep has yet -> that in words, which is told with all else that is wrong
+    and, where nothing else is, left to the caller.
     """
     faults: Faults = {}
-    checked = Checked()
+    checked = Checked(unlent=unlent or {})
     data: dict[str, Any] = {}
     trials = _distinct(plan)
     for task in dict.fromkeys(trial.task for trial in trials):
@@ -78,7 +84,9 @@ def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Chec
             _model(key, model, trial, found, setup, checked, faults, where)
     _told_apart(trials, faults, where)
     if faults:
-        raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
+        if all(faults.values()) and not checked.unlent:
+            raise DataError("\n".join(faults))
+        raise ConfigError([*checked.unlent.values(), *faults])
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
     checked.variants = {name: each.variant for name, each in data.items()}
     return checked
@@ -219,7 +227,7 @@ def _model(
     look = checked.looks[asked]
     if look.unbuilt:
         faults[f"{where(f'{key}.name')}: {key}: {look.unbuilt}"] = False
-    if look.misfit:
+    if look.misfit and model.weights not in checked.unlent:
         faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {look.misfit}"] = False
     if look.parameters is not None:
         counted = checked.students if key == "model" else checked.teachers

@@ -320,6 +320,23 @@ def test_a_model_is_looked_at_once_and_no_tensor_is_read(tmp_path: Path) -> None
     assert [look.parameters for look in found.looks.values()] == [found.students["vit_base_patch16_224"]]
 
 
+def test_weights_without_a_trial_yet_are_told_with_other_faults_or_left_to_the_caller() -> None:
+    lent = {"name": "resnet8", "weights": "sweep:other/best"}
+
+    def look(**changes: Any) -> Checked:
+        unlent = {"sweep:other/best": "run other first"}
+        return check(plan(model=lent, **changes), Setup(), lambda key: f"a.yaml:{key}", unlent=unlent)
+
+    assert look().students == {"resnet8": 75_002}
+    with pytest.raises(ConfigError) as caught:
+        look(dataset={"train_size": 5000})
+    assert caught.value.problems[0] == "run other first"
+    assert len(caught.value.problems) == 2
+    # Nobody has told of these.
+    (problem,) = problems(plan(model=lent))
+    assert "weights of sweep other" in problem
+
+
 def test_a_sweep_has_one_kind_of_task() -> None:
     with pytest.raises(ValueError, match="a sweep has one kind of task"):
         plan(factors={"task": ["image_classification", "translation"]})
