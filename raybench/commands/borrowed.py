@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -10,46 +12,83 @@ from raybench.config.sweep import SweepConfig
 from raybench.config.trial import OF_A_SWEEP, ModelConfig
 from raybench.errors import ConfigError, RaybenchError
 from raybench.results.schema import Status
-from raybench.results.storage import Folder
+from raybench.results.storage import Folder, folder_at
 from raybench.results.store import Store
 
 
-def with_best_trials(config: SweepConfig, root: Folder) -> SweepConfig:
+@dataclass(frozen=True)
+class Unlent:
+    """A sweep whose best trial is asked for and that has none yet."""
+
+    key: str
+    """The first key that asks for it, such as `model.weights`."""
+    place: str
+    """Where that is set: the command line, or file and line."""
+    sweep: str
+    why: str
+    command: str
+    """What makes one."""
+
+    @property
+    def weights(self) -> str:
+        """As it stands in a model's configuration."""
+        return f"{OF_A_SWEEP}{self.sweep}/best"
+
+    def __str__(self) -> str:
+        asked = f"{self.key} = {{sweep: {self.sweep}, trial: best}}"
+        return f"{self.place}: {asked}: {self.why}; run  {self.command}  first"
+
+
+def with_best_trials(config: SweepConfig, root: Folder) -> tuple[SweepConfig, tuple[Unlent, ...]]:
     """The sweep with every `weights: {sweep, trial: best}` naming a trial; `root` holds the sweeps' folders.
 
-    The best is the complete trial of the same preset with the best validation metric of its sweep. Raises ConfigError
-    where there is none.
+    The best is the complete trial of the same preset with the best validation metric of its sweep. Where there is none,
+    `best` stays, and the sweep is among those that must be run first, each once. Raises ResultsError where rows cannot
+    be read.
     """
     best: dict[str, str] = {}
-    faults: list[str] = []
+    unlent: list[Unlent] = []
 
-    def named(value: Any) -> Any:
+    def named(value: Any, key: str, axis: str) -> Any:
         sweep, trial = _asked(value)
         if sweep is None:
             return value
         if trial == "best" and sweep not in best:
             try:
                 best[sweep] = _best_trial(root / sweep, config.preset)
-            except RaybenchError as error:
-                best[sweep] = ""
-                faults.append(f"{config.name}: weights of sweep {sweep}: {error}")
+            except ConfigError as error:
+                best[sweep] = trial
+                place = config.places.get(axis or key, config.name)
+                unlent.append(Unlent(key, place, sweep, str(error), _command(sweep, config.preset, root)))
         return f"{OF_A_SWEEP}{sweep}/{best[sweep] if trial == 'best' else trial}"
 
-    def walked(value: Any, key: str = "") -> Any:
+    def walked(value: Any, key: str = "", axis: str = "") -> Any:
+        if isinstance(value, list):
+            return [walked(each, key, axis) for each in value]
         if key.rpartition(".")[2] == "weights":
-            return [named(each) for each in value] if isinstance(value, list) else named(value)
+            return named(value, key, axis)
         if isinstance(value, dict):
-            return {name: walked(inner, name) for name, inner in value.items()}
-        return [walked(each) for each in value] if isinstance(value, list) else value
+            return {name: walked(inner, f"{key}.{name}".lstrip("."), axis) for name, inner in value.items()}
+        return value
+
+    def along(axis: str, values: Any) -> Any:
+        if isinstance(values, dict) and "choice" in values:
+            return {"choice": walked(values["choice"], axis, axis)}
+        return walked(values, axis, axis)
 
     changed = {
         "base": walked(config.base),
-        "factors": walked(config.factors),
-        "tune": config.tune.model_copy(update={"space": walked(config.tune.space)}),
+        "factors": {axis: along(axis, values) for axis, values in config.factors.items()},
+        "tune": config.tune.model_copy(
+            update={"space": {axis: along(axis, values) for axis, values in config.tune.space.items()}}
+        ),
     }
-    if faults:
-        raise ConfigError(faults)
-    return config.model_copy(update=changed)
+    return config.model_copy(update=changed), tuple(unlent)
+
+
+def _command(sweep: str, preset: str, root: Folder) -> str:
+    elsewhere = [] if str(root) == str(folder_at("results")) else ["--results", str(root)]
+    return shlex.join(["python", "-m", "raybench.sweep", sweep, "--preset", preset, *elsewhere])
 
 
 def _asked(value: Any) -> tuple[str | None, str]:
@@ -62,17 +101,17 @@ def _asked(value: Any) -> tuple[str | None, str]:
 
 
 def _best_trial(folder: Folder, preset: str) -> str:
+    """The id of a sweep's best trial. Raises ConfigError where it has none yet."""
     from raybench.config.changes import read_resolved
     from raybench.results.storage import read
 
-    run_it = f"run  python -m raybench.sweep {folder.name} --preset {preset}  first"
     try:
         metric = read_resolved(read(folder / "sweep.yaml")).metric
     except (OSError, RaybenchError) as error:
-        raise ConfigError([f"no results in {folder}; {run_it}"]) from error
+        raise ConfigError([f"no results in {folder}"]) from error
     trials = Store(folder).trials()
     if metric.name not in trials.columns:
-        raise ConfigError([f"no trial in {folder} has {metric.name}; {run_it}"])
+        raise ConfigError([f"no trial in {folder} has {metric.name}"])
     done = trials.filter(
         (pl.col("status") == Status.COMPLETE.value)
         & (pl.col("preset") == preset)
@@ -80,5 +119,5 @@ def _best_trial(folder: Folder, preset: str) -> str:
         & pl.col("deviation").is_null()
     ).sort(metric.name, "trial_id", descending=[metric.mode == "max", False])
     if not done.height:
-        raise ConfigError([f"no complete trial of preset {preset} in {folder}; {run_it}"])
+        raise ConfigError([f"no complete trial of preset {preset} in {folder}"])
     return str(done["trial_id"][0])

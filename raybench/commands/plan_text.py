@@ -71,7 +71,17 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
         lines.append(f"      {_detectable(sweep)}")
     if config.assumed and config.preset == "paper":
         lines.append("assumed, since the source leaves it open: " + "; ".join(config.assumed))
-    return lines + _changed(sweep) + _unreadable(sweep)
+    return lines + _first(sweep) + _changed(sweep) + _unreadable(sweep)
+
+
+def _first(sweep: Sweep) -> list[str]:
+    """What must be run before this sweep can start, and what is not known until then."""
+    return [
+        f"run first:  {each.command}  ({each.why}; which trial is best, whose weights {each.key} asks for, is unknown "
+        "until then, and so are the ids of the trials here that begin from it, whether they are settled, and whether "
+        "the weights fit)"
+        for each in sweep.unlent
+    ]
 
 
 def _unreadable(sweep: Sweep) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from raybench.commands.borrowed import with_best_trials
+from raybench.commands.borrowed import Unlent, with_best_trials
 from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
@@ -93,6 +93,35 @@ def _check_writable(store: Store) -> None:
     check_writable(place)
 
 
+def _plan(config: SweepConfig, unlent: Sequence[Unlent]) -> Plan:
+    """The plan. Raises ConfigError with every fault of it, and beside them the sweeps that must be run first."""
+    try:
+        return make_plan(config)
+    except ConfigError as error:
+        raise ConfigError([*map(str, unlent), *error.problems]) from error
+
+
+def _asked_of_trials(here: Setup, config: SweepConfig) -> Setup:
+    """Where trials run, with all that the sweep asks of each."""
+    return replace(
+        here,
+        sweep=config.name,
+        preset=config.preset,
+        metric=config.metric.name,
+        shown=config.metric.shown,
+        mode=config.metric.mode,
+        cpu=config.resources.cpu,
+        gpu=config.resources.gpu,
+        trial_time_s=config.limits.trial_time_s,
+        memory_mib=config.limits.memory_mib,
+        stall_s=config.limits.stall_s,
+        checkpoint_every_s=config.checkpoints.every_s,
+        checkpoint_every_epochs=config.checkpoints.every_epochs,
+        keep=config.checkpoints.keep,
+        env=dict(environment()),
+    )
+
+
 @dataclass
 class Sweep:
     """A sweep with everything known before it starts."""
@@ -108,6 +137,8 @@ class Sweep:
     address: str | None
     max_concurrent: int | None
     console: Console
+    unlent: tuple[Unlent, ...] = ()
+    """Sweeps whose weights are wanted here and that must be run first; only a dry run goes on without them."""
 
     @classmethod
     def load(
@@ -134,8 +165,8 @@ class Sweep:
         if address is None:
             _fits_here(config, strict=not dry_run)
         folder = folder_at(results) / config.name
-        config = with_best_trials(config, folder.parent)
-        plan = make_plan(config)
+        config, unlent = with_best_trials(config, folder.parent)
+        plan = _plan(config, unlent)
         store = Store(folder)
         if not dry_run:
             _check_writable(store)
@@ -144,27 +175,16 @@ class Sweep:
         from raybench.training.recorder import Setup
 
         here = Setup(data_root=data_root, weights_root=weights_root, results=folder)
-        checked = check(plan, here, lambda key: config.places.get(key, config.name), download=not dry_run)
-        config = config.model_copy(update={"fingerprints": checked.fingerprints})
-        setup = Setup(
-            sweep=config.name,
-            preset=config.preset,
-            results=folder,
-            data_root=data_root,
-            weights_root=weights_root,
-            metric=config.metric.name,
-            shown=config.metric.shown,
-            mode=config.metric.mode,
-            cpu=config.resources.cpu,
-            gpu=config.resources.gpu,
-            trial_time_s=config.limits.trial_time_s,
-            memory_mib=config.limits.memory_mib,
-            stall_s=config.limits.stall_s,
-            checkpoint_every_s=config.checkpoints.every_s,
-            checkpoint_every_epochs=config.checkpoints.every_epochs,
-            keep=config.checkpoints.keep,
-            env=dict(environment()),
+        checked = check(
+            plan,
+            here,
+            lambda key: config.places.get(key, config.name),
+            download=not dry_run,
+            unlent={each.weights: str(each) for each in unlent},
         )
+        if unlent and not dry_run:
+            raise ConfigError([str(each) for each in unlent])
+        config = config.model_copy(update={"fingerprints": checked.fingerprints})
         sweep = cls(
             config=config,
             why_preset=why,
@@ -172,11 +192,12 @@ class Sweep:
             checked=checked,
             store=store,
             folder=folder,
-            setup=setup,
+            setup=_asked_of_trials(here, config),
             outcomes=read_outcomes(store, config),
             address=address,
             max_concurrent=max_concurrent,
             console=Console(),
+            unlent=unlent,
         )
         sweep._reopen(rerun)
         return sweep

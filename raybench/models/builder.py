@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError, WeightsError
@@ -65,10 +65,8 @@ def build(
             mean, std = (0.0,) * in_channels, (1.0,) * in_channels
         if config.weights != "none":
             own_path = _own_file(config, weights_root)
-            state = weights.read_state_dict(own_path)
-            if (translate := registry.translations().get(config.name)) is not None:
-                state = translate(module, state, str(own_path))
-            weights.load(module, state, heads=HEADS, source=str(own_path))
+            state = _translated(config.name, module, weights.read_state_dict(own_path), str(own_path))
+            weights.load(module, state, model=config.name, heads=HEADS, source=str(own_path))
             if (published := _published(config.name, own_path)) is not None:
                 mean, std = published.mean, published.std
             elif config.name not in registry.unit_input():
@@ -90,7 +88,7 @@ def build(
             pretrained=pretrained,
         )
         if path is not None:
-            timm_models.load(module, weights.read_state_dict(path), source=str(path))
+            timm_models.load(module, weights.read_state_dict(path), model=config.name, source=str(path))
             mean, std = weights.read_normalisation(path) or (mean, std)
         module = tome_vit.apply_option(config.name, module, tome_r)
         if pretrained:
@@ -122,7 +120,7 @@ def build_text(
     module = builder(source_vocabulary=source_vocabulary, target_vocabulary=target_vocabulary, **config.options)
     if config.weights != "none":
         path = _own_file(config, weights_root)
-        weights.load(module, weights.read_state_dict(path), heads=(), source=str(path))
+        weights.load(module, weights.read_state_dict(path), model=config.name, heads=(), source=str(path))
     return module
 
 
@@ -137,6 +135,26 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
         timm_models.available(config.name)
     else:
         weights.check_published_hash(weights.find_file(config.weights, weights_root))
+
+
+def check_weights(config: ModelConfig, module: nn.Module, weights_root: Path | None = None) -> None:
+    """Raise WeightsError where the weights of a configuration are absent, refused, or would not load into `module`.
+
+    `module` is the model without its weights, on the meta device if you like: of the file only keys and shapes are
+    looked at. Weights that timm fetches by name are only looked for; they are made for it.
+    """
+    weights_available(config, weights_root)
+    own = config.name in registry.names()
+    if config.weights == "none" or (config.weights == "pretrained" and not own):
+        return
+    path = _own_file(config, weights_root)
+    state, source = weights.read_shapes(path), str(path)
+    if not own:
+        timm_models.fitting(module, state, model=config.name, source=source)
+        return
+    state = _translated(config.name, module, state, source)
+    heads = HEADS if config.name in registry.own() else ()
+    weights.match(module, state, model=config.name, heads=heads, source=source)
 
 
 def meant_size(name: str) -> int:
@@ -191,6 +209,12 @@ def _check_options(config: ModelConfig, builder: Callable[..., nn.Module], sizes
     if unknown := sorted(config.options.keys() - set(allowed)):
         takes = f"allowed: {', '.join(allowed)}" if allowed else "it takes none"
         raise ConfigError([f"model {config.name}: unknown option {name}; {takes}" for name in unknown])
+
+
+def _translated(name: str, module: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """A file's state dict as one of our own models takes it, where its family reads files of other keys."""
+    translate = registry.translations().get(name)
+    return state if translate is None else translate(module, state, source)
 
 
 def _own_file(config: ModelConfig, weights_root: Path | None) -> Path:

@@ -298,7 +298,7 @@ def whole_state(module: nn.Module, state: dict[str, Tensor], source: str) -> dic
     elif not state.keys() <= wanted.keys():
         return state
     first, last = "0.weight", "6.weight"
-    if first in state and last in state:
+    if all(key in state and state[key].dim() for key in (first, last)):
         have, need = ((len(part[first]), len(part[last])) for part in (state, wanted))
         if have != need:
             raise WeightsError(

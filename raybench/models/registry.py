@@ -24,7 +24,10 @@ SIMILAR = 0.4
 """Ratio of difflib's below which a name is no help to who mistyped another."""
 
 Translation = Callable[[nn.Module, dict[str, Tensor], str], dict[str, Tensor]]
-"""(model, state dict of a file, name of the file for errors) -> state dict of the whole model."""
+"""(model, state dict of a file, name of the file for errors) -> state dict of the whole model.
+
+Its keys and shapes must follow from keys and shapes alone: whether a file fits is asked without reading its values.
+"""
 
 
 @cache

@@ -110,18 +110,31 @@ def heads(module: nn.Module) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named)
 
 
-def load(module: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Load a file's state dict, translated by the model's own timm file where the keys or sizes differ."""
+def load(module: nn.Module, state: dict[str, Tensor], *, model: str, source: str) -> None:
+    """Load a file's state dict, translated where it does not fit as it is. Raises WeightsError where nothing helps."""
+    state = fitting(module, state, model=model, source=source)
+    weights.load(module, state, model=model, heads=heads(module), source=source)
+
+
+def fitting(module: nn.Module, state: dict[str, Tensor], *, model: str, source: str) -> dict[str, Tensor]:
+    """A file's state dict, translated by the model's own timm file where the keys or sizes differ.
+
+    The model may be on the meta device. Raises WeightsError where it does not fit either way.
+    """
     try:
-        weights.load(module, state, heads=heads(module), source=source)
-    except WeightsError:
+        weights.match(module, state, model=model, heads=heads(module), source=source)
+    except WeightsError as misfit:
         home = sys.modules[type(module).__module__]
         translate = getattr(home, "checkpoint_filter_fn", None) or getattr(home, "_filter_fn", None)
         if translate is None:
             raise
-        with torch.no_grad():
-            translated = translate(dict(state), module)
-        weights.load(module, translated, heads=heads(module), source=source)
+        try:
+            with torch.no_grad():
+                state = translate(dict(state), module)
+        except Exception as error:  # given another model's file, a translation raises almost anything
+            raise misfit from error
+        weights.match(module, state, model=model, heads=heads(module), source=source)
+    return state
 
 
 def cached_file(cfg: Any) -> Path | None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8})(?:\.[a-z]+)+$")
 """The first 8 hex digits of the file's SHA-256 at the end of its name: torch.hub's habit."""
 
-LISTED_KEYS = 8
+LISTED_KEYS = 4
 logger = logging.getLogger(__name__)
 
 
@@ -101,7 +102,22 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     `module.` (left by data-parallel training) is removed. Raises WeightsError naming the file for anything else.
     """
     check_published_hash(path)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return _state_dict(path, _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path))
+
+
+def read_shapes(path: Path) -> dict[str, Tensor]:
+    """The state dict of `read_state_dict` for its keys and shapes alone: no tensor is read, no memory is taken.
+
+    The values mean nothing. A PyTorch file of the format before 1.6 cannot be read in part and is read whole. The hash
+    in the file's name is not looked at (`check_published_hash`). Raises WeightsError.
+    """
+    if path.suffix == ".safetensors":
+        return _state_dict(path, _shapes_of_safetensors(path))
+    return _state_dict(path, _read_torch(path, mapped=zipfile.is_zipfile(path)))
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """What a file holds as a state dict, unwrapped. Raises WeightsError, naming the file, where it is none."""
     if isinstance(content, dict):
         for wrapper in ("state_dict", "model"):
             if isinstance(content.get(wrapper), dict):
@@ -112,9 +128,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     strange = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if strange:
         raise WeightsError(f"{path}: not a state dict, these entries are no tensors: {_shortened(strange)}; {_ALLOWED}")
-    if all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return content
+    prefix = "module." if all(key.startswith("module.") for key in content) else ""
+    return {key.removeprefix(prefix): value for key, value in content.items()}
 
 
 def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -145,12 +160,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
-def _read_torch(path: Path) -> Any:
+def _shapes_of_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            # Zeros of one number's memory, and not on the meta device: timm's translations compute with some of them.
+            return {key: torch.zeros(()).expand(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def _read_torch(path: Path, *, mapped: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             # torch warns of pickle protocols other than 2; what it cannot read it refuses all the same.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = re.search(r"(?:GLOBAL|Unsupported|global) [^\n]*", str(error))
         raise WeightsError(
@@ -162,11 +188,28 @@ def _read_torch(path: Path) -> Any:
         raise WeightsError(f"{path}: cannot be read as weights ({first_line}); {_ALLOWED}") from error
 
 
-def load(module: nn.Module, state: dict[str, Tensor], *, heads: Sequence[str], source: str) -> tuple[str, ...]:
+def load(
+    module: nn.Module, state: dict[str, Tensor], *, model: str, heads: Sequence[str], source: str
+) -> tuple[str, ...]:
     """Load a state dict into a model; a head for another number of classes stays fresh, which is logged.
 
-    `heads`: names of the modules that are heads. Returns the keys that stayed fresh. Every other difference of keys
-    or shapes raises WeightsError that lists them and names `source`; the model is then unchanged.
+    Returns the keys that stayed fresh. Raises the WeightsError of `match`; the model is then unchanged.
+    """
+    fresh = match(module, state, model=model, heads=heads, source=source)
+    kept = module.state_dict().keys() & state.keys() - set(fresh)
+    module.load_state_dict({key: state[key] for key in kept}, strict=False)
+    if fresh:
+        logger.warning("%s: its head is for other classes and is replaced by a fresh one: %s", source, _listed(fresh))
+    return fresh
+
+
+def match(
+    module: nn.Module, state: dict[str, Tensor], *, model: str, heads: Sequence[str], source: str
+) -> tuple[str, ...]:
+    """The keys that a state dict leaves fresh in a model: those of a head for another number of classes.
+
+    `heads`: names of the modules that are heads. Only keys and shapes count, so the model may be on the meta device.
+    Every other difference raises WeightsError that lists the first and names `source` and `model`.
     """
     own = module.state_dict()
     shared = own.keys() & state.keys()
@@ -184,16 +227,19 @@ def load(module: nn.Module, state: dict[str, Tensor], *, heads: Sequence[str], s
             ("unexpected in the file", state.keys() - own.keys()),
             (
                 "of another shape",
-                {f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in resized - set(fresh)},
+                {f"{k} {tuple(state[k].shape)} where {tuple(own[k].shape)} is wanted" for k in resized - set(fresh)},
             ),
         )
         if keys
     ]
     if faults:
-        raise WeightsError(f"{source}: does not fit the model; {'; '.join(faults)}")
-    module.load_state_dict({key: state[key] for key in shared - set(fresh)}, strict=False)
-    if fresh:
-        logger.warning("%s: its head is for other classes and is replaced by a fresh one: %s", source, _listed(fresh))
+        theirs = [head for head in heads if any(_of(head, key) for key in own)]
+        allowed = "allowed: all of the model's keys in its shapes" + (
+            f", but for a head ({_listed(theirs)}) of another number of classes, which a fresh one replaces"
+            if theirs
+            else ""
+        )
+        raise WeightsError(f"{source}: does not fit the model {model}; {'; '.join(faults)}; {allowed}")
     return tuple(fresh)
 
 

@@ -16,7 +16,7 @@ from raybench.config.trial import CodecConfig, DatasetConfig, ModelConfig, Trial
 from raybench.data import ImageData
 from raybench.data.views import normalise
 from raybench.models import BuiltModel
-from raybench.models.codec import auxiliary_parameters
+from raybench.models.codec import LARGEST_PIXEL, auxiliary_parameters
 from raybench.models.macs import count_macs
 from raybench.training import classifying
 from raybench.training.batches import Batch, PlainImages, plain_size
@@ -29,8 +29,6 @@ from raybench.training.recorder import Setup
 from raybench.training.tasks import ParameterGroup, Parts, Quiet
 
 __all__ = ["MEASURES", "bare_model", "datasets", "load", "make", "probe", "sizes", "unknown_model"]
-
-BRIGHTEST = 255
 
 
 def _each(name: str) -> Callable[[Any, Tensor], Tensor]:
@@ -80,14 +78,18 @@ class Compression(Quiet):
 
 
 def per_image(coded: dict[str, Any], images: Tensor, lmbda: float) -> dict[str, Tensor]:
-    """Each image's loss, bpp, psnr (dB) and mse, (B,), of a codec's output for images (B, C, H, W) in [0, 1]."""
+    """Each image's loss, bpp, psnr (dB) and mse, (B,), of a codec's output for images (B, C, H, W) in [0, 1].
+
+    psnr is that of pixels clipped to [0, 1], at most 100. `rate_distortion` of `models/codec.py` is the same loss of a
+    whole batch, bit for bit CompressAI's; its sums are in another order, so neither gives the other's last bits.
+    """
     pixels = images.shape[-2] * images.shape[-1]
     bits = [-each.float().log2().flatten(1).sum(1) for each in coded["likelihoods"].values()]
     bpp = torch.stack(bits).sum(0) / pixels
     mse = (coded["x_hat"].float() - images).square().flatten(1).mean(1)
     shown = (coded["x_hat"].float().clamp(0, 1) - images).square().flatten(1).mean(1)
     psnr = -10 * shown.clamp(min=1e-10).log10()
-    return {"loss": lmbda * BRIGHTEST**2 * mse + bpp, "bpp": bpp, "psnr": psnr, "mse": mse}
+    return {"loss": lmbda * LARGEST_PIXEL**2 * mse + bpp, "bpp": bpp, "psnr": psnr, "mse": mse}
 
 
 class CodedImages(PlainImages):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from raybench.config.names import nearest
 from raybench.config.plan import Plan, first_values, make_setting, show
 from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.data.views import endless
-from raybench.errors import ConfigError, DataError, RaybenchError, WeightsError
-from raybench.models import count_parameters, weights_available
+from raybench.errors import ConfigError, DataError, RaybenchError
+from raybench.models import check_weights, count_parameters, weights_available
 from raybench.training.batches import views_of
 from raybench.training.ingredients import located, weights_root
 from raybench.training.kinds import MODULES, kind_of, metric_names
@@ -22,6 +24,18 @@ Where = Callable[[str], str]
 """Dotted key -> where it was set: the command line, or file and line."""
 Faults = dict[str, bool]
 """Each distinct fault, in order, and whether it is only that data are not here."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at a model with its weights told."""
+
+    parameters: int | None = None
+    """With this sweep's number of classes; none where it cannot be built."""
+    unbuilt: str = ""
+    """Why not, in words; empty where it can."""
+    misfit: str = ""
+    """What is wrong with its weights."""
 
 
 @dataclass
@@ -35,15 +49,24 @@ class Checked:
     students: dict[str, int] = field(default_factory=dict)
     """Model -> parameters with this sweep's number of classes."""
     teachers: dict[str, int] = field(default_factory=dict)
+    unlent: Mapping[str, str] = field(default_factory=dict)
+    """Weights that no trial has yet, and of which nothing could be learned -> that in words."""
+    looks: dict[str, Look] = field(default_factory=dict)
+    """Each distinct model with its weights, at the data set's size: it is looked at once, however many trials share it.
+    """
 
 
-def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Checked:
+def check(
+    plan: Plan, setup: Setup, where: Where, download: bool = True, unlent: Mapping[str, str] | None = None
+) -> Checked:
     """Check data, splits, models, weights and the metric of every trial. Raises one error with all that is wrong.
 
     `setup` says where data, weights and results are; `download`: whether data that are not there may be fetched.
+    `unlent`: weights that no trial of another sweep has yet -> that in words, which is told with all else that is wrong
+    and, where nothing else is, left to the caller.
     """
     faults: Faults = {}
-    checked = Checked()
+    checked = Checked(unlent=unlent or {})
     data: dict[str, Any] = {}
     trials = _distinct(plan)
     for task in dict.fromkeys(trial.task for trial in trials):
@@ -61,7 +84,9 @@ def check(plan: Plan, setup: Setup, where: Where, download: bool = True) -> Chec
             _model(key, model, trial, found, setup, checked, faults, where)
     _told_apart(trials, faults, where)
     if faults:
-        raise DataError("\n".join(faults)) if all(faults.values()) else ConfigError(list(faults))
+        if all(faults.values()) and not checked.unlent:
+            raise DataError("\n".join(faults))
+        raise ConfigError([*checked.unlent.values(), *faults])
     checked.fingerprints = {name: each.fingerprint for name, each in data.items()}
     checked.variants = {name: each.variant for name, each in data.items()}
     return checked
@@ -194,18 +219,39 @@ def _model(
     faults: Faults,
     where: Where,
 ) -> None:
-    place = where(f"{key}.name")
     if not _named(f"{key}.name", model.name, trial.task, faults, where):
         return
-    counted = checked.students if key == "model" else checked.teachers
+    asked = f"{trial.task} {trial.dataset.data_key} {trial.dataset.image_size} {model.model_dump_json()}"
+    if asked not in checked.looks:
+        checked.looks[asked] = _look(model, trial, data, setup)
+    look = checked.looks[asked]
+    if look.unbuilt:
+        faults[f"{where(f'{key}.name')}: {key}: {look.unbuilt}"] = False
+    if look.misfit and model.weights not in checked.unlent:
+        faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {look.misfit}"] = False
+    if look.parameters is not None:
+        counted = checked.students if key == "model" else checked.teachers
+        counted[model.name] = look.parameters
+
+
+def _look(model: ModelConfig, trial: TrialConfig, data: Any, setup: Setup) -> Look:
+    """Build a model without its weights, and see whether those are there and fit it."""
     try:
-        weights_available(located(model, setup), weights_root(setup))
         module = kind_of(trial.task).bare_model(model, trial.dataset, data, setup)
-        counted[model.name] = count_parameters(module)
-    except WeightsError as error:
-        faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {error}"] = False
     except RaybenchError as error:
-        faults[f"{place}: {key}: {error}"] = False
+        return Look(unbuilt=str(error), misfit=_misfit(model, None, setup))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        faults[f"{place}: {key}.name = {model.name} cannot be built for {trial.dataset.name}: {text}"] = False
+        why = f"{model.name} cannot be built for {trial.dataset.name}: {text}"
+        return Look(unbuilt=why, misfit=_misfit(model, None, setup))
+    return Look(count_parameters(module), misfit=_misfit(model, module, setup))
+
+
+def _misfit(model: ModelConfig, module: nn.Module | None, setup: Setup) -> str:
+    """What is wrong with a model's weights; without a module, whether they are there is all that can be told."""
+    try:
+        found, root = located(model, setup), weights_root(setup)
+        weights_available(found, root) if module is None else check_weights(found, module, root)
+    except RaybenchError as error:
+        return str(error)
+    return ""

@@ -110,7 +110,9 @@ def test_a_file_of_another_size_and_other_classes(tmp_path: Path) -> None:
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"other\.safetensors: does not fit the model; missing in the file"):
+    with pytest.raises(
+        WeightsError, match=r"other\.safetensors: does not fit the model test_resnet; missing in the file"
+    ):
         built(ModelConfig(name="test_resnet", weights=str(tmp_path / "other.safetensors")))
 
 

@@ -325,7 +325,7 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     found = build(options=SMALL, weights=str(tmp_path / "model.safetensors")).eval()
     assert torch.equal(found(SOURCES, TARGETS), module(SOURCES, TARGETS))
-    with pytest.raises(WeightsError, match="does not fit the model"):
+    with pytest.raises(WeightsError, match=f"does not fit the model {NAME}; "):
         build(options={**SMALL, "d_ff": 8}, weights=str(tmp_path / "model.safetensors"))
     with pytest.raises(WeightsError, match=f"no weights are published for {NAME}"):
         build(weights="pretrained")

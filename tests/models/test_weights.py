@@ -7,18 +7,19 @@ import io
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from raybench import models
 from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError, WeightsError
 from raybench.models.builder import BuiltModel
-from raybench.models.weights import IMAGENET_MEAN, IMAGENET_STD, read_state_dict
+from raybench.models.weights import IMAGENET_MEAN, IMAGENET_STD, read_shapes, read_state_dict
 
 torch.set_num_threads(1)
 HALF = (0.5, 0.5, 0.5)
@@ -87,8 +88,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, form: str) ->
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
-    with pytest.raises(WeightsError, match=r"weights\.pth: refused, .*could run code"):
-        built(str(path))
+    for read in (lambda: built(str(path)), lambda: read_shapes(path)):
+        with pytest.raises(WeightsError, match=r"weights\.pth: refused, .*could run code"):
+            read()
     assert not trace.exists()
     torch.load(path, weights_only=False) if form != "pickle" else pickle.loads(path.read_bytes())
     assert trace.exists()  # the file would have done it
@@ -157,10 +159,74 @@ def test_keys_that_do_not_fit_are_listed(trained: nn.Module, tmp_path: Path) -> 
     with pytest.raises(WeightsError) as caught:
         built(str(tmp_path / "other.pt"))
     text = str(caught.value)
-    assert "other.pt: does not fit the model" in text
+    assert "other.pt: does not fit the model resnet8; " in text
     assert "missing in the file: layer1.0.conv1.weight, linear.bias" in text
     assert "unexpected in the file: extra.weight" in text
-    assert "of another shape: conv1.weight (16, 1, 3, 3) for (16, 3, 3, 3)" in text
+    assert "of another shape: conv1.weight (16, 1, 3, 3) where (16, 3, 3, 3) is wanted" in text
+    assert "but for a head (linear) of another number of classes" in text
+
+
+def without(state: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.endswith(end)}
+
+
+VARIANTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "its own": lambda state: state,
+    "of data-parallel training": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "without counters": lambda state: without(state, "num_batches_tracked"),
+    "with a head of more classes": lambda state: (
+        state | {"linear.weight": torch.zeros(12, 64), "linear.bias": torch.zeros(12)}
+    ),
+    "with a wider head": lambda state: state | {"linear.weight": torch.zeros(10, 32)},
+    "without its bias": lambda state: without(state, "linear.bias"),
+    "with more": lambda state: state | {"extra.weight": torch.zeros(1)},
+    "of other widths": lambda state: {
+        key: torch.cat([value, value]) if value.dim() else value for key, value in state.items()
+    },
+}
+FIT = ("its own", "of data-parallel training", "without counters", "with a head of more classes")
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """What an act is refused with; empty where it is not."""
+    try:
+        act()
+    except WeightsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "legacy"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_said_to_fit_loads_and_nothing_else(
+    trained: nn.Module, tmp_path: Path, variant: str, form: str
+) -> None:
+    path = tmp_path / f"file.{'safetensors' if form == 'safetensors' else 'pt'}"
+    state = VARIANTS[variant](trained.state_dict())
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "torch")
+    said = refusal(lambda: models.check_weights(ModelConfig(name="resnet8", weights=str(path)), trained))
+    assert said == refusal(lambda: built(str(path)))
+    assert (said == "") == (variant in FIT), said
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "trained.pt"])
+def test_shapes_are_those_of_the_file(trained: nn.Module, tmp_path: Path, name: str) -> None:
+    path, state = tmp_path / name, trained.state_dict()
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    assert {key: value.shape for key, value in read_shapes(path).items()} == {
+        key: value.shape for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["broken.pt", "broken.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut short"])
+def test_a_broken_file_is_named_when_only_its_shapes_are_asked_for(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=name.replace(".", r"\.")):
+        read_shapes(tmp_path / name)
 
 
 def test_many_keys_are_counted(tmp_path: Path) -> None:

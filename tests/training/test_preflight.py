@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from raybench import models
 from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
+from raybench.config.trial import ModelConfig
 from raybench.data import load
 from raybench.errors import ConfigError, DataError, RaybenchError
 from raybench.training.preflight import Checked, check
@@ -201,6 +206,135 @@ def test_two_weight_files_of_one_name_are_refused(tmp_path: Path) -> None:
     paths = [str(tmp_path / run / "best.pt") for run in ("a", "b")]
     (problem,) = [p for p in problems(plan(factors={"model.weights": paths}), tmp_path) if "different files" in p]
     assert all(path in problem for path in paths)
+
+
+def saved(path: Path, name: str, *, classes: int = 10, channels: int = 1, size: int = 8, **options: Any) -> str:
+    """The path of a file with a fresh model's weights."""
+    config = ModelConfig(name=name, options=options, image_size=size)
+    module = models.build(
+        config, num_classes=classes, in_channels=channels, image_size=size, mean=(0.5,), std=(0.5,)
+    ).module
+    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    return str(path)
+
+
+VIT = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize("end", ["safetensors", "pt"])
+def test_weights_that_load_are_let_through(tmp_path: Path, end: str) -> None:
+    own = saved(tmp_path / f"own.{end}", "resnet8", classes=4)  # its head is replaced
+    timm = saved(tmp_path / f"timm.{end}", "vit_tiny_patch16_224", size=16, **VIT)  # timm resamples its positions
+    names: list[dict[str, Any]] = [
+        {"name": "resnet8", "weights": own},
+        {"name": "vit_tiny_patch16_224", "weights": timm, "options": VIT, "image_size": 8},
+        {"name": "vit_tiny_patch16_224", "weights": timm, "options": {**VIT, "tome_r": 1}, "image_size": 8},
+    ]
+    found = checked(plan(factors={"model": names}, distillation=teacher(name="resnet8", weights=own)), tmp_path)
+    assert set(found.students) == {"resnet8", "vit_tiny_patch16_224"}
+    assert set(found.teachers) == {"resnet8"}
+
+
+@pytest.mark.parametrize("end", ["safetensors", "pt"])
+def test_weights_that_fit_no_model_are_told_with_all_else(tmp_path: Path, end: str) -> None:
+    other = saved(tmp_path / f"other.{end}", "resnet20")
+    colour = saved(tmp_path / f"colour.{end}", "resnet8", channels=3)
+    tokens = saved(tmp_path / f"tokens.{end}", "vit_micro_patch2_8", size=12)
+    narrow = saved(tmp_path / f"narrow.{end}", "vit_tiny_patch16_224", **VIT)
+    (tmp_path / f"broken.{end}").write_bytes(b"not weights")
+    wider = {**VIT, "embed_dim": 32}
+    students: list[dict[str, Any]] = [
+        {"name": "resnet8", "weights": other},
+        {"name": "resnet8", "weights": colour},
+        {"name": "resnet8", "weights": str(tmp_path / f"broken.{end}")},
+        {"name": "vit_tiny_patch16_224", "weights": narrow, "options": wider, "image_size": 8},
+        # The same fault of the same file and model is one line.
+        {"name": "vit_tiny_patch16_224", "weights": narrow, "options": {**wider, "tome_r": 1}, "image_size": 8},
+    ]
+    wanted = plan(
+        metric="nothing",
+        dataset={"train_size": 5000},
+        factors={"model": students},
+        distillation=teacher(weights=tokens),
+    )
+    found = problems(wanted, tmp_path)
+    assert len(found) == 7
+    for words in (
+        ("metric.name", "unknown metric"),
+        ("dataset.train_size", "5000"),
+        (f"model.weights = {other}", "model resnet8", "unexpected in the file: layer1.1.bn1.bias", " more"),
+        (colour, "conv1.weight (16, 3, 3, 3) where (16, 1, 3, 3) is wanted", "allowed", "head (linear) of another"),
+        ("model.weights", f"broken.{end}: "),
+        (narrow, "model vit_tiny_patch16_224", "blocks.0.attn.proj.weight (16, 16) where (32, 32) is wanted"),
+        (f"distillation.teacher.weights = {tokens}", "vit_micro_patch2_8", "(1, 37, 64) where (1, 17, 64) is wanted"),
+    ):
+        (line,) = [line for line in found if all(word in line for word in words)]
+        assert line.startswith("a.yaml:")
+        assert "\n" not in line
+
+
+def test_weights_of_a_codec_and_of_a_translator_are_looked_at_too(tmp_path: Path) -> None:
+    pytest.importorskip("compressai", reason="the codec needs CompressAI (extra codec)")
+    codec = saved(tmp_path / "codec.safetensors", "bmshj2018_factorized", channels=3, size=32, N=4, M=6)
+    wanted = make_plan(load_sweep("ci2p_codec", "quick", [f"model.weights={codec}"]))
+    (problem,) = problems(wanted, tmp_path)
+    assert f"{codec}: does not fit the model bmshj2018_factorized; " in problem
+    options = {"encoder_channels": 4, "latent_channels": 6, "dim": 12, "depth": 2, "heads": 2}
+    user: dict[str, Any] = {"name": "ci2p_vit", "weights": codec, "options": options}
+    data = {"name": "patches", "image_size": 64, "train_size": 32, "val_size": 42, "augment": []}
+    assert checked(plan(dataset=data, model=user), tmp_path).students
+    wider = user | {"options": options | {"latent_channels": 12}}
+    (problem,) = problems(plan(dataset=data, model=wider), tmp_path)
+    assert "its encoder has 4 channels and a code of 6, the model 4 and 12" in problem
+    (problem,) = problems(make_plan(load_sweep("multi30k", "quick", [f"model.weights={codec}"])), tmp_path)
+    assert f"{codec}: does not fit the model multi30k_transformer; missing in the file" in problem
+
+
+def test_a_model_is_looked_at_once_and_no_tensor_is_read(tmp_path: Path) -> None:
+    # A file of 9 GB that takes nothing on the disk but its header.
+    options: dict[str, int | float | bool | str] = {"embed_dim": 3840}
+    with torch.device("meta"):
+        module = models.build(
+            ModelConfig(name="vit_base_patch16_224", options=options),
+            num_classes=10,
+            in_channels=1,
+            image_size=8,
+            mean=(0.5,),
+            std=(0.5,),
+        ).module
+    header, end = {}, 0
+    for key, tensor in module.state_dict().items():
+        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + 4 * tensor.numel()]}
+        end += 4 * tensor.numel()
+    text = json.dumps(header).encode()
+    path = tmp_path / "large.safetensors"
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    assert end > 8e9
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    model = {"name": "vit_base_patch16_224", "options": options, "weights": str(path)}
+    found = checked(plan(model=model, factors={"dataset.train_size": [60, 120, 200], "batch_size": [8, 16]}))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024**2
+    assert [look.parameters for look in found.looks.values()] == [found.students["vit_base_patch16_224"]]
+
+
+def test_weights_without_a_trial_yet_are_told_with_other_faults_or_left_to_the_caller() -> None:
+    lent = {"name": "resnet8", "weights": "sweep:other/best"}
+
+    def look(**changes: Any) -> Checked:
+        unlent = {"sweep:other/best": "run other first"}
+        return check(plan(model=lent, **changes), Setup(), lambda key: f"a.yaml:{key}", unlent=unlent)
+
+    assert look().students == {"resnet8": 75_002}
+    with pytest.raises(ConfigError) as caught:
+        look(dataset={"train_size": 5000})
+    assert caught.value.problems[0] == "run other first"
+    assert len(caught.value.problems) == 2
+    # Nobody has told of these.
+    (problem,) = problems(plan(model=lent))
+    assert "weights of sweep other" in problem
 
 
 def test_a_sweep_has_one_kind_of_task() -> None:
