@@ -12,6 +12,9 @@ from torch import Tensor
 from raybench.data.views import normalise
 from raybench.models import BuiltModel
 from raybench.models.two_heads import class_logits
+from raybench.results.storage import write_atomically
+
+RECORD = "teacher.json"
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,13 @@ class TeacherRecord:
 
     def save(self, folder: Path) -> None:
         """Write beside the weights; last, so that a folder with a record is whole."""
-        target = folder / "teacher.json"
-        draft = folder / ".teacher.json.tmp"
-        draft.write_text(json.dumps(asdict(self), indent=1))
-        draft.replace(target)
+        write_atomically(folder / RECORD, json.dumps(asdict(self), indent=1).encode())
 
     @classmethod
     def load(cls, folder: Path) -> TeacherRecord | None:
         """The record in a folder, or none where the teacher is not (wholly) prepared."""
         try:
-            return cls(**json.loads((folder / "teacher.json").read_text()))
+            return cls(**json.loads((folder / RECORD).read_text()))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -25,7 +25,7 @@ from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
 from raybench.distillation.cache import LogitCache, cache_key
-from raybench.distillation.teacher import Teacher, TeacherRecord
+from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
@@ -82,12 +82,20 @@ def ensure_teacher(
     with filelock.FileLock(folder / ".lock"):
         if (record := _ready(folder)) is not None:
             return record
+        _forget(folder)
         threads = torch.get_num_threads()
         try:
             return _prepare(config, setup, folder, say, check)
         finally:
             # The trial that had to prepare its teacher must train like those that found it.
             torch.set_num_threads(threads)
+
+
+def _forget(folder: Path) -> None:
+    """Remove what speaks of an earlier teacher here, whose weights are gone: the next one may have other bits."""
+    (folder / RECORD).unlink(missing_ok=True)
+    for logits in folder.glob("logits-*"):
+        shutil.rmtree(logits)
 
 
 def _ready(folder: Path) -> TeacherRecord | None:

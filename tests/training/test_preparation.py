@@ -273,6 +273,20 @@ def test_a_teacher_whose_weights_were_deleted_is_prepared_again() -> None:
     assert weights(trial)
 
 
+@pytest.mark.parametrize("lost", ["weights.safetensors", "teacher.json"])
+def test_a_teacher_prepared_again_answers_for_itself(lost: str) -> None:
+    """On another device or with other threads it has other bits: nothing of the one before may stand beside it."""
+    trial = config("none")
+    prepare_teacher(trial, SETUP, 100)
+    (logits,) = teacher_folder(trial).glob("logits-*/logits.f16")
+    whole = logits.read_bytes()
+    with logits.open("r+b") as file:  # those of another teacher
+        file.write(bytes(64))
+    (teacher_folder(trial) / lost).unlink()
+    prepare_teacher(trial, SETUP, 100)
+    assert logits.read_bytes() == whole
+
+
 def test_a_teacher_that_diverges_is_an_error_with_what_to_change() -> None:
     trial = config(teacher={"optimizer": {"lr": 1e20}})
     with pytest.raises(RaybenchError, match=r"teacher resnet8.*optimizer\.lr = 1e\+20"):
