@@ -15,6 +15,7 @@ from raybench.models.two_heads import class_logits
 from raybench.results.storage import write_atomically
 
 RECORD = "teacher.json"
+"""In a teacher's folder: its `TeacherRecord`."""
 
 
 @dataclass(frozen=True)

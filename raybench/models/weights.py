@@ -112,7 +112,7 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
     in the file's name is not looked at (`check_published_hash`). Raises WeightsError.
     """
     if path.suffix == ".safetensors":
-        return _state_dict(path, _shapes_of_safetensors(path))
+        return _state_dict(path, _read_safetensors(path, shapes_only=True))
     return _state_dict(path, _read_torch(path, mapped=zipfile.is_zipfile(path)))
 
 
@@ -150,20 +150,13 @@ def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]
 _ALLOWED = 'allowed: safetensors, or a PyTorch file with a state dict, bare or under "state_dict" or "model"'
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path, device="cpu"))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors ({error})") from error
-
-
-def _shapes_of_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
+        if not shapes_only:
+            return dict(load_file(path, device="cpu"))
         with safe_open(path, "pt") as file:
             # Zeros of one number's memory, and not on the meta device: timm's translations compute with some of them.
             return {key: torch.zeros(()).expand(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118

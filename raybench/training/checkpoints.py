@@ -27,8 +27,6 @@ SHARE = 0.02
 """Of a trial's time that saving may take, where the interval is one of time."""
 NAME = re.compile(r"a(?P<attempt>\d+)-epoch-(?P<epoch>\d+)\.pt")
 DRAFT = re.compile(rf"\.{NAME.pattern}\..+\.tmp")
-SEAL = b"raybench.crc32 "
-"""Before the 8 hex digits at a file's end; torch.load, which looks for the archive's end before them, does not mind."""
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +70,8 @@ class Checkpoints:
         content = io.BytesIO()
         torch.save(state, content)
         with content.getbuffer() as whole:
-            checksum = zlib.crc32(whole)
-        content.write(SEAL + b"%08x" % checksum)
+            closing = seal(whole)
+        content.write(closing)
         write_atomically(self.folder / f"a{self.attempt}-epoch-{state['epoch']:06d}.pt", content.getbuffer())
         remove(self.folder / name for name in _names(self.folder)[:-KEEP])
         self.mib = content.tell() / 2**20
@@ -125,11 +123,16 @@ class Checkpoints:
         write_atomically(path, save(tensors, dict(about)))
 
 
+def seal(content: bytes | memoryview) -> bytes:
+    """What a checkpoint ends with: its checksum. torch.load looks for the archive's end before it and does not mind."""
+    return b"raybench.crc32 %08x" % zlib.crc32(content)
+
+
 def _parse(content: bytes) -> State:
     """The state in a file. Raises for a file that is damaged or something else."""
     # The archive's own sums are of its records: torch follows flipped bytes of its directory to other memory.
-    end = len(content) - len(SEAL) - 8
-    if end < 0 or content[end:] != SEAL + b"%08x" % zlib.crc32(memoryview(content)[:end]):
+    end = max(0, len(content) - len(seal(b"")))
+    if content[end:] != seal(memoryview(content)[:end]):
         raise ValueError("its checksum does not fit: damaged, or not a checkpoint")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or "epoch" not in state:

@@ -8,7 +8,6 @@ import pickle
 import random
 import time
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from raybench.errors import ResultsError
-from raybench.training.checkpoints import SEAL, Checkpoints, latest_epoch
+from raybench.training.checkpoints import Checkpoints, latest_epoch, seal
 
 if TYPE_CHECKING:
     from conftest import Processes  # type: ignore[import-not-found]
@@ -117,7 +116,7 @@ def test_none_readable_is_none(tmp_path: Path) -> None:
 
 def sealed(path: Path, content: bytes) -> None:
     """Write a file whose checksum fits, as anybody may."""
-    path.write_bytes(content + SEAL + b"%08x" % zlib.crc32(content))
+    path.write_bytes(content + seal(content))
 
 
 class Malicious:
