@@ -57,6 +57,8 @@ class PlanSearcher(Searcher):
         self.width = width
         self.running: dict[str, Job] = {}
         self.deaths = Deaths(search.plan.sweep.limits.max_failures, local=local)
+        self._stuck: dict[str, int] = {}
+        """Trial id -> epochs that it had when the timer of its worker ended it."""
         self._attempts: dict[str, int] = {}
         """Trial id -> the attempt as which it was handed out last, at least."""
         self.fault: str | None = None
@@ -110,22 +112,32 @@ class PlanSearcher(Searcher):
         unsettled = [trial for trial in job.trials if trial.trial_id not in outcomes]
         if not unsettled:
             return outcomes
-        if hung := next((trial for trial in unsettled if self._stack(trial)), None):
-            # A hang that lets no thread of the worker speak: its timer ended it, and wrote where it hung.
+        hung = next((trial for trial in unsettled if self._stack(trial)), None)
+        again = self.deaths.again(run_id, [trial.trial_id for trial in unsettled])
+        if again and not (hung and self._stuck_again(hung)):
+            # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
+            return outcomes
+        if hung:
             what = "stall" if self.setup.trial_time_s is None else "timeout"
             reason = f"{what}: no thread of its worker answered any more; its stack is in {self._stack(hung)}"
             unsettled = [hung]
-        elif self.deaths.again(run_id, [trial.trial_id for trial in unsettled]):
-            # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
-            return outcomes
         else:
             reason = self.deaths.reason(run_id, unsettled[0].trial_id)
         for trial in unsettled:
             outcomes[trial.trial_id] = self._decide(job.cell, trial, Known(Status.RUNNING), Status.FAILED, reason)
         return outcomes
 
+    def _stuck_again(self, trial: TrialConfig) -> bool:
+        """Whether the timer of its worker ended a trial that is no further than when it was ended so before.
+
+        Once tells nothing: a process that was suspended, with its machine or by Slurm, looks the same to the timer.
+        """
+        epochs = len(self.store.last_epochs(trial.trial_id))
+        before, self._stuck[trial.trial_id] = self._stuck.get(trial.trial_id, -1), epochs
+        return epochs <= before
+
     def _stack(self, trial: TrialConfig) -> Folder | None:
-        """Where the timer of a hung worker wrote its stack, if it did: in the attempt that was handed out last."""
+        """Where the timer of a worker that spoke no more wrote its stack, if it did, in the attempt handed out last."""
         logs = self.store.folder / "logs"
         for attempt in range(self._attempts.get(trial.trial_id, 1), self.store.next_attempt(trial.trial_id)):
             path = logs / f"{trial.trial_id}-a{attempt}-stack.txt"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
+import os
 import tempfile
 import time
 import traceback
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 
+from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
@@ -25,6 +28,9 @@ from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.recorder import Recorder, Setup
 from raybench.training.watchdog import Watchdog
+
+STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+"""What only a disk or its server says, wherever the path lies."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +87,10 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
             raise
         except RaybenchError as error:
             reason = str(error)
-        except OSError as error:
-            # A disk that is full or gone is no fault of the trial: it stays due.
-            raise explain(error, Path(error.filename) if error.filename else setup.results) from error
         except Exception as error:
+            if isinstance(error, OSError) and _of_the_storage(error, setup):
+                # A disk that is full or gone is no fault of the trial: it stays due.
+                raise explain(error, Path(error.filename) if error.filename else setup.results) from error
             if (lack := out_of_memory(error)) is not None:
                 images = recorder.row.micro_batch
                 reason = lack if images is None else f"{lack}, with {images} images in a forward pass"
@@ -93,6 +99,17 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
                 write_atomically(recorder.log, traceback.format_exc().encode())
         recorder.settle(Status.FAILED, reason)
     return _outcome(setup, recorder)
+
+
+def _of_the_storage(error: OSError, setup: Setup) -> bool:
+    """Whether others would meet it too: a disk that is full or gone, a path of the results, the cache or the data."""
+    if error.errno in STORAGE_FAULTS:
+        return True
+    if not isinstance(error.filename, str | os.PathLike):
+        return False
+    roots = (setup.results, cache_root(), setup.data_root, setup.weights_root)
+    path = Path(error.filename).absolute()
+    return any(path.is_relative_to(root.absolute()) for root in roots if isinstance(root, Path))
 
 
 def _watched(setup: Setup, recorder: Recorder, limits: Limits) -> contextlib.AbstractContextManager[object]:
@@ -175,7 +192,7 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
 def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: Made) -> None:
     """The end of what went well: the best epoch's one look at the test set."""
     if setup.keep == "last":
-        recorder.save(run.state())
+        recorder.save(run.state(), final=True)
     run.use_best()
     run.device.synchronise()
     start = time.perf_counter()

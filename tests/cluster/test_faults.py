@@ -12,15 +12,27 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from raybench.training.watchdog import BACKSTOP_S
+
 if TYPE_CHECKING:
     from conftest import Sweeps  # type: ignore[import-not-found]
 
 FOUR = ("--seeds", "2", "distillation.alpha=0.0", "schedule.epochs=150")
 HANGS = """\
-import ctypes, signal, time
+import contextlib, ctypes, os, signal, sys, threading, time
 
 signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))
 signal.signal(signal.SIGUSR2, lambda *_: ctypes.PyDLL(None).sleep(1_000_000))  # holds the interpreter's lock
+
+# The next process that imports raybench's limits hangs at its first step, if the file is there then.
+def hang_again():
+    while not hasattr(sys.modules.get("raybench.training.limits"), "Limits"):
+        time.sleep(0.005)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(FILE, FILE + "-used")
+        sys.modules["raybench.training.limits"].Limits.check = lambda self: ctypes.PyDLL(None).sleep(1_000_000)
+
+threading.Thread(target=hang_again, daemon=True).start()
 """
 
 
@@ -28,8 +40,12 @@ signal.signal(signal.SIGUSR2, lambda *_: ctypes.PyDLL(None).sleep(1_000_000))  #
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2], ids=["sleeping", "holding the lock"])
 def test_a_trial_that_hangs_in_a_sweep(sweeps: Sweeps, tmp_path: Path, number: signal.Signals) -> None:
-    """Its limit ends it with its worker, its row says where it hung, and the others complete."""
-    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    """Its limit ends it with its worker, its row says where it hung, and the others complete.
+
+    Where the hang holds the interpreter's lock the trial has another worker, and hangs there at the same epoch.
+    """
+    again = tmp_path / "again"
+    (tmp_path / "sitecustomize.py").write_text(f"FILE = {str(again)!r}\n{HANGS}")
     path = {"PYTHONPATH": f"{tmp_path}:{sweeps.environment['PYTHONPATH']}"}
     name = f"hung-{number}"
     driver = sweeps.start(name, *FOUR, "--max-concurrent", "1", "limits.trial_time_s=30", **path)
@@ -38,15 +54,41 @@ def test_a_trial_that_hangs_in_a_sweep(sweeps: Sweeps, tmp_path: Path, number: s
     while not list(epochs.glob("*-a1.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     (worker,) = sweeps.workers(driver.pid)
+    if number == signal.SIGUSR2:
+        again.touch()
     worker.send_signal(number)
-    output = driver.communicate(timeout=240)[0]
+    output = driver.communicate(timeout=400)[0]
     assert driver.returncode == 1, output
+    assert not again.exists()
     trials = pl.read_parquet(sweeps.folder / name / "tiny" / "trials" / "*.parquet").sort("status")
     assert trials["status"].to_list() == ["complete"] * 3 + ["failed"]
     (reason,) = trials.filter(pl.col("status") == "failed")["reason"]
     assert reason.startswith("timeout: "), reason
-    (stack,) = (sweeps.folder / name / "tiny" / "logs").glob("*-stack.txt")
-    assert "_train" in stack.read_text()
+    stacks = sorted((sweeps.folder / name / "tiny" / "logs").glob("*-stack.txt"))
+    assert len(stacks) == (1 if number == signal.SIGUSR1 else 2)
+    assert all("_train" in stack.read_text() for stack in stacks)
+
+
+@pytest.mark.scenario(10)
+@pytest.mark.slow
+def test_a_worker_that_was_suspended_for_longer_than_a_stall_goes_on(sweeps: Sweeps) -> None:
+    """As with its machine, or by Slurm: its timer ends it when it wakes, and the trial goes on in another."""
+    whole = sweeps.run("awake", *FOUR)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    driver = sweeps.start("suspended", *FOUR, "--max-concurrent", "1", "limits.stall_s=2")
+    epochs = sweeps.folder / "suspended" / "tiny" / "epochs"
+    deadline = time.monotonic() + 120
+    while not list(epochs.glob("*-a1.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (worker,) = sweeps.workers(driver.pid)
+    worker.suspend()
+    time.sleep(2 + BACKSTOP_S + 3)
+    worker.resume()
+    output = driver.communicate(timeout=240)[0]
+    assert driver.returncode == 0, output
+    # The fault was met: it was ended, and has left its stack.
+    assert list((sweeps.folder / "suspended" / "tiny" / "logs").glob("*-a1-stack.txt"))
+    assert_frame_equal(sweeps.metrics("suspended"), sweeps.metrics("awake"), check_exact=True)
 
 
 @pytest.mark.scenario(12)

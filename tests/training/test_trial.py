@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import torch
 
 from raybench.config.trial import TrialConfig
 from raybench.data import load
+from raybench.errors import ResultsError
 from raybench.results.schema import Status
 from raybench.results.store import Store
 from raybench.training import classifying
@@ -128,6 +131,35 @@ def test_a_fault_of_the_trial_is_a_row_with_its_reason_and_a_traceback(
     assert log.name == f"{trial.trial_id}-a1.txt"
     assert "ZeroDivisionError: the model\nis broken" in log.read_text()
     assert "in _run" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "settles"),
+    [
+        (errno.ENOENT, "elsewhere/table.csv", True),
+        (errno.ECONNREFUSED, None, True),
+        (errno.EACCES, "results/rows", False),
+        (errno.ENOENT, "data/images.zip", False),
+        (errno.EIO, "elsewhere/table.csv", False),
+        (errno.ENOSPC, None, False),
+    ],
+)
+def test_a_fault_of_the_storage_settles_no_trial_and_any_other_does(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, place: str | None, settles: bool
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / place) if place else None)
+
+    monkeypatch.setattr(classifying, "make_task", broken)
+    trial = digits.trial()
+    setup = digits.setup(tmp_path / "results", data_root=tmp_path / "data")
+    if settles:
+        assert run_trial(trial, setup).status == Status.FAILED
+        assert os.strerror(number) in digits.row(tmp_path / "results", trial)["reason"]
+    else:
+        with pytest.raises(ResultsError):
+            run_trial(trial, setup)
+        assert digits.row(tmp_path / "results", trial)["status"] == "running"
 
 
 def test_other_data_than_planned_fail_with_a_reason_for_people(digits: Digits, tmp_path: Path) -> None:
