@@ -143,9 +143,16 @@ class Search:
         )
 
     def due_trials(self) -> int:
-        """Trials known to be due now."""
-        due = (trial.trial_id for search in self._searches for job in search.due(self.outcomes) for trial in job.trials)
-        return len(set(due))
+        """Trials known to be due now, and those that `tpe` has not suggested yet. Suggests nothing by itself."""
+        jobs: list[Job] = []
+        to_come = 0
+        for search in self._searches:
+            if isinstance(search, TreeParzen):
+                jobs += search.suggested(self.outcomes)
+                to_come += search.to_come
+            else:
+                jobs += search.due(self.outcomes)
+        return len({trial.trial_id for job in jobs for trial in job.trials}) + to_come
 
 
 def taught(plan: Plan, cell: Cell) -> bool:

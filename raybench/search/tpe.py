@@ -81,12 +81,21 @@ class TreeParzen:
         """The open settings' trials; asks for more suggestions while there is room."""
         while len(self.suggestions.points) < self.total and len(self._open(outcomes)) < self.width:
             self.suggestions.add(self._ask(outcomes))
+        return self.suggested(outcomes)
+
+    def suggested(self, outcomes: Outcomes) -> list[Job]:
+        """The open settings' trials, of what is suggested so far."""
         return [
             Job(self.cell.label, (trial,), (trial.schedule.epochs,))
             for setting in self._open(outcomes)
             for trial in setting.trials
             if not outcomes.settled(trial.trial_id)
         ]
+
+    @property
+    def to_come(self) -> int:
+        """Trials whose settings are not suggested yet."""
+        return max(0, self.total - len(self.suggestions.points)) * len(self.sweep.seeds)
 
     def done(self, outcomes: Outcomes) -> bool:
         """Whether there are as many suggestions as wanted, all settled. Suggests nothing by itself."""

@@ -155,10 +155,16 @@ def test_another_base_space_or_metric_has_suggestions_of_its_own(tmp_path: Path)
     assert len(stored(tmp_path)) == 4  # more seeds repeat the same suggestions
 
 
-def test_asking_whether_it_is_finished_suggests_nothing(tmp_path: Path) -> None:
-    search = Search(plan(3), Outcomes(), tmp_path, 2)
+def test_asking_whether_it_is_finished_or_what_is_due_suggests_nothing(tmp_path: Path) -> None:
+    search = Search(plan(3, seeds=(0, 1)), Outcomes(), tmp_path, 2)
     assert not search.finished
+    assert search.due_trials() == 6
     assert not (tmp_path / "suggestions").exists()
+    job = search.next_job()
+    assert job is not None
+    assert search.due_trials() == 6
+    search.tell(job, {trial.trial_id: Known(Status.COMPLETE, {2: 1.0}) for trial in job.trials})
+    assert search.due_trials() == 5
 
 
 def test_at_most_width_settings_are_open(tmp_path: Path) -> None:
