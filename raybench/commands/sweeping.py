@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from rich.console import Console
 
 from raybench.commands.borrowed import Unlent, with_best_trials
@@ -20,7 +21,7 @@ from raybench.errors import ConfigError, ResultsError
 from raybench.report.comparison import CellResult, compare
 from raybench.results.manifest import environment
 from raybench.results.schema import Status
-from raybench.results.storage import Folder, check_writable, folder_at, read, remove, write_atomically
+from raybench.results.storage import Folder, check_writable, entries, folder_at, read, remove, write_atomically
 from raybench.results.store import Store
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.search import Search, taught
@@ -244,13 +245,29 @@ class Sweep:
         self.store.compact()  # what an earlier run left when it was cut off, so that parts never pile up
         self.outcomes = read_outcomes(self.store, self.config)
         self._forget(dict(self.store.trials().select("trial_id", "attempt").iter_rows()))
+        self._clear_leftovers()
         if self.setup.reopened:
             write_atomically(self.folder / REOPENED, json.dumps(self.setup.reopened).encode())
 
     def end(self) -> None:
         """All that was due is done."""
         remove([self.folder / REOPENED])
+        self._clear_leftovers()
         self.store.compact()
+
+    def _clear_leftovers(self) -> None:
+        """Remove the checkpoints of a worker that was killed between a trial's last row and their removal.
+
+        Known by their epoch: what `checkpoints.keep: last` leaves of a complete trial is of its last one.
+        """
+        from raybench.training.checkpoints import Checkpoints, latest_epoch
+
+        left = set(entries(self.folder / "checkpoints"))
+        complete = self.store.trials().filter(pl.col("status") == Status.COMPLETE, pl.col("trial_id").is_in(left))
+        for trial_id, attempt, epochs in complete.select("trial_id", "attempt", "epochs").iter_rows():
+            folder = self.folder / "checkpoints" / trial_id
+            if 0 < latest_epoch(folder) < (epochs or 0):
+                Checkpoints(folder, attempt=attempt).clear()
 
     def search(self, width: int) -> Search:
         """The search, from what is settled."""

@@ -102,6 +102,24 @@ def test_a_rerun_that_was_cut_off_goes_on_without_being_asked_again(settled: Set
     assert due(loaded(settled, first)) == {first}
 
 
+def test_checkpoints_that_a_killed_worker_left_of_a_complete_trial_are_removed(settled: Settled) -> None:
+    trials = list(settled.plan().trials())
+    ids = settled.settle(trials[:3])
+    kept = {
+        ids[0]: "a1-epoch-000003.pt",  # killed before it could remove them
+        ids[1]: "a1-epoch-000004.pt",  # as `checkpoints.keep: last` asks
+        trials[3].trial_id: "a1-epoch-000002.pt",  # to be gone on with
+    }
+    for trial_id, name in kept.items():
+        path = settled.folder / "checkpoints" / trial_id / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    loaded(settled).begin()
+    left = {path.parent.name for path in (settled.folder / "checkpoints").rglob("*.pt")}
+    assert left == {ids[1], trials[3].trial_id}
+    assert not (settled.folder / "checkpoints" / ids[0]).exists()
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "7", '{"a": "b"}', json.dumps({LATER: 3}), json.dumps({LATER: None})],

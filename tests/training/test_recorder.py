@@ -7,10 +7,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import polars as pl
 import pytest
 import torch
 from safetensors import safe_open
@@ -103,6 +105,21 @@ def test_a_trial_that_ran_out_of_time_goes_on_where_its_last_state_was_kept(
     outcome = run_trial(trial, digits.setup(tmp_path, keep=keep, reopened={trial.trial_id: 2}))
     assert (outcome.status, outcome.epochs) == (Status.COMPLETE, 3)
     assert digits.row(tmp_path, trial)["failures"] == 0
+
+
+def test_a_complete_trial_asked_to_run_again_begins_anew_whatever_was_kept(
+    digits: Digits, finished: Callable[[TrialConfig], Path], tmp_path: Path
+) -> None:
+    trial = digits.trial()
+    setup = digits.setup(tmp_path, keep="last", checkpoint_every_epochs=1)
+    run_trial(trial, setup, "a cell")
+    outcome = run_trial(trial, replace(setup, reopened={trial.trial_id: 1}), "a cell")
+    assert (outcome.status, outcome.epochs) == (Status.COMPLETE, 3)
+    times = pl.read_parquet(tmp_path / "epochs" / "*.parquet").sort("attempt", "epoch")["train_time"]
+    # Trained, not read from the first attempt's end.
+    assert len(set(times)) == 6
+    assert digits.numbers(tmp_path, trial) == digits.numbers(finished(trial), trial)
+    assert left(tmp_path) == {"a2-epoch-000002.pt", "a2-epoch-000003.pt"}
 
 
 @pytest.mark.scenario(12)
