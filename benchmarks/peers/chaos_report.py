@@ -84,7 +84,7 @@ def _figures(lines: list[Line], held: Callable[[Line], bool]) -> dict[str, str]:
         "seconds from a driver's kill to its last process's end, median, max": _spread(killed, 1),
         "**identical tables** (bar: all)": f"{sum(line['identical'] for line in lines)} of {len(lines)}",
         "sweeps finished by running the same command": f"{sum(line['finished'] for line in lines)} of {len(lines)}",
-        "**ratio of seconds**, median, max (bar 1.5)": _spread([line["ratio"] for line in lines], 2),
+        "**ratio of seconds**, median, max (bar 1.5)": _spread([line["ratio"] for line in lines], 3),
         "trials under new or wrong ids": total("wrong_ids"),
         "epochs trained again, a round": _spread([line["again"] for line in lines], 0),
         "unreadable files": total("unreadable"),
