@@ -2,6 +2,7 @@
 
 python benchmarks/scenarios.py            every scenario, about half an hour on two cores
 python benchmarks/scenarios.py 3 7 12     some of them, in place
+python benchmarks/scenarios.py --report FILE   the table alone, from a run of pytest with --scenario-report FILE
 """
 
 from __future__ import annotations
@@ -81,9 +82,13 @@ def run(numbers: Iterable[int]) -> dict[str, Outcome]:
         ended = subprocess.run(command, cwd=ROOT, check=False).returncode
         if ended not in (0, 1):
             raise SystemExit(f"pytest could not run (exit code {ended}); the page stays as it is")
-        lines = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
+        return read(report) if report.exists() else {}
+
+
+def read(report: Path) -> dict[str, Outcome]:
+    """Test -> what became of it, from the lines that the tests' `--scenario-report` wrote."""
     tests: dict[str, Outcome] = {}
-    for line in lines:
+    for line in map(json.loads, report.read_text().splitlines()):
         test = tests.setdefault(line["test"], Outcome(line["scenarios"]))
         test.seconds += line["seconds"]
         test.outcomes.append(line["outcome"])
@@ -129,10 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, and write the table into the page."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("numbers", nargs="*", type=int, metavar="N", help="scenarios; all when not given")
+    parse.add_argument("--report", type=Path, metavar="FILE", help="run nothing, read how the tests fared from here")
     args = parse.parse_args(argv)
     if unknown := sorted(set(args.numbers) - set(FAULTS)):
         parse.error(f"no such scenario: {', '.join(map(str, unknown))}; they are 1 to {max(FAULTS)}")
-    tests = run(args.numbers or FAULTS)
+    tests = read(args.report) if args.report else run(args.numbers or FAULTS)
     page = PAGE.read_text()
     head, _, rest = page.partition(BEGIN)
     before, _, tail = rest.partition(END)
