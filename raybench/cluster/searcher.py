@@ -57,8 +57,8 @@ class PlanSearcher(Searcher):
         self.width = width
         self.running: dict[str, Job] = {}
         self.deaths = Deaths(search.plan.sweep.limits.max_failures, local=local)
-        self._stuck: dict[str, int] = {}
-        """Trial id -> epochs that it had when the timer of its worker ended it."""
+        self._timed_out: dict[str, int] = {}
+        """Trial id -> the most epochs that it had when the timer of its worker ended it."""
         self._attempts: dict[str, int] = {}
         """Trial id -> the attempt as which it was handed out last, at least."""
         self.fault: str | None = None
@@ -113,8 +113,8 @@ class PlanSearcher(Searcher):
         if not unsettled:
             return outcomes
         hung = next((trial for trial in unsettled if self._stack(trial)), None)
-        again = self.deaths.again(run_id, [trial.trial_id for trial in unsettled])
-        if again and not (hung and self._stuck_again(hung)):
+        ids = [trial.trial_id for trial in unsettled]
+        if self._again_after_timer(run_id, hung) if hung else self.deaths.again(run_id, ids):
             # Due again, from its last checkpoint. Tune's own retry leaves out who dies between two trials.
             return outcomes
         if hung:
@@ -127,14 +127,23 @@ class PlanSearcher(Searcher):
             outcomes[trial.trial_id] = self._decide(job.cell, trial, Known(Status.RUNNING), Status.FAILED, reason)
         return outcomes
 
-    def _stuck_again(self, trial: TrialConfig) -> bool:
-        """Whether the timer of its worker ended a trial that is no further than when it was ended so before.
+    def _again_after_timer(self, run_id: str, trial: TrialConfig) -> bool:
+        """Whether a trial whose worker's timer ended it has another worker.
 
-        Once tells nothing: a process that was suspended, with its machine or by Slurm, looks the same to the timer.
+        Once tells nothing: a process that was suspended, with its machine or by Slurm, looks the same to the timer. One
+        that got further meanwhile costs nothing; one that has not finished one more epoch hangs.
         """
-        epochs = len(self.store.last_epochs(trial.trial_id))
-        before, self._stuck[trial.trial_id] = self._stuck.get(trial.trial_id, -1), epochs
-        return epochs <= before
+        name = trial.trial_id
+        rows = self.store.epochs([name])
+        last = max(rows["attempt"], default=0)
+        epochs = rows.height if last > self.setup.reopened.get(name, 0) else 0
+        before = self._timed_out.get(name)
+        self._timed_out[name] = max(epochs, before or 0)
+        if before is not None and epochs > before:
+            return True
+        if before is not None and last < self._attempts[name]:
+            return False
+        return self.deaths.again(run_id, [name])
 
     def _stack(self, trial: TrialConfig) -> Folder | None:
         """Where the timer of a worker that spoke no more wrote its stack, if it did, in the attempt handed out last."""

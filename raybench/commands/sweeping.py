@@ -266,7 +266,7 @@ class Sweep:
         complete = self.store.trials().filter(pl.col("status") == Status.COMPLETE, pl.col("trial_id").is_in(left))
         for trial_id, attempt, epochs in complete.select("trial_id", "attempt", "epochs").iter_rows():
             folder = self.folder / "checkpoints" / trial_id
-            if 0 < latest_epoch(folder) < (epochs or 0):
+            if latest_epoch(folder, attempt) < (epochs or 0):
                 Checkpoints(folder, attempt=attempt).clear()
 
     def search(self, width: int) -> Search:

@@ -83,6 +83,12 @@ class Store:
         """The epochs of the trial's highest attempt, to go on from; empty when there are none."""
         return [epoch_row(values) for values in self.epochs([trial_id]).iter_rows(named=True)]
 
+    def status_at(self, trial_id: str, attempt: int) -> str | None:
+        """How the trial stood when `attempt` was its last; none when nothing of it is there."""
+        rows, _ = self._trials.read({trial_id})
+        found = _one_row_a_trial(rows.filter((pl.col("trial_id") == trial_id) & (pl.col("attempt") <= attempt)))
+        return found["status"].item() if found.height else None
+
     def next_attempt(self, trial_id: str) -> int:
         """1 + the highest attempt of which anything was ever written, readable or not; 1 when there is none."""
         highest = 0

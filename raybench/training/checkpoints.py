@@ -140,10 +140,13 @@ def _parse(content: bytes) -> State:
     return state
 
 
-def latest_epoch(folder: Folder) -> int:
-    """The epoch of the newest checkpoint in a trial's folder, by its name; 0 where there is none."""
-    names = _names(folder)
-    return _attempt_and_epoch(names[-1])[1] if names else 0
+def latest_epoch(folder: Folder, attempt: int | None = None) -> int:
+    """The epoch of the newest checkpoint in a trial's folder, by its name; 0 where there is none.
+
+    With `attempt` the newest of that one and those before it.
+    """
+    found = [_attempt_and_epoch(name) for name in _names(folder)]
+    return next((epoch for number, epoch in reversed(found) if attempt is None or number <= attempt), 0)
 
 
 def _names(folder: Folder) -> list[str]:

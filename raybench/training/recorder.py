@@ -145,9 +145,10 @@ class Recorder:
     def resume(self) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
         known = self.store.last_epochs(self.config.trial_id)
+        anew = self.store.status_at(self.config.trial_id, self._settled_attempts) == Status.COMPLETE
         for state in self.checkpoints.states():
-            if state.get("final", False) and state.get("attempt", 1) <= self._settled_attempts:
-                return None  # complete, and asked to run again: from its end there would be nothing to run
+            if anew and state.get("attempt", 1) <= self._settled_attempts:
+                continue  # kept of a complete trial: from its end there would be nothing to run again
             rows = [row for row in known if row.epoch <= state["epoch"]]
             if [row.epoch for row in rows] == list(range(1, state["epoch"] + 1)):
                 break
@@ -191,13 +192,12 @@ class Recorder:
         self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
         self._board.epoch(row)
 
-    def save(self, state: State, *, paused: bool = False, final: bool = False) -> None:
-        """Keep a checkpoint; `paused`: the attempt stops here on purpose; `final`: the training is over."""
+    def save(self, state: State, *, paused: bool = False) -> None:
+        """Keep a checkpoint; `paused` says that the attempt stops here on purpose."""
         about = {
             "attempt": self.row.attempt,
             "failures": self.row.failures or 0,
             "paused": paused,
-            "final": final,
             "checkpoint_time": self._checkpoint_time + self.checkpoints.seconds,
         }
         self.checkpoints.save({**state, **about})

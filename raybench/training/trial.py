@@ -29,7 +29,9 @@ from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.recorder import Recorder, Setup
 from raybench.training.watchdog import Watchdog
 
-STORAGE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE})
+STORAGE_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN}
+)
 """What only a disk or its server says, wherever the path lies."""
 
 logger = logging.getLogger(__name__)
@@ -86,11 +88,10 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
             recorder.close()
             raise
         except RaybenchError as error:
+            _spare_for_the_storage(error.__cause__, config, setup)
             reason = str(error)
         except Exception as error:
-            if isinstance(error, OSError) and _of_the_storage(error, setup):
-                # A disk that is full or gone is no fault of the trial: it stays due.
-                raise explain(error, Path(error.filename) if error.filename else setup.results) from error
+            _spare_for_the_storage(error, config, setup)
             if (lack := out_of_memory(error)) is not None:
                 images = recorder.row.micro_batch
                 reason = lack if images is None else f"{lack}, with {images} images in a forward pass"
@@ -101,13 +102,22 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
     return _outcome(setup, recorder)
 
 
-def _of_the_storage(error: OSError, setup: Setup) -> bool:
-    """Whether others would meet it too: a disk that is full or gone, a path of the results, the cache or the data."""
+def _spare_for_the_storage(error: BaseException | None, config: TrialConfig, setup: Setup) -> None:
+    """Raises ResultsError for what is no fault of the trial, which stays due: a disk that is full or gone."""
+    if isinstance(error, OSError) and _of_the_storage(error, config, setup):
+        assert setup.results is not None
+        raise explain(error, Path(error.filename) if error.filename else setup.results) from error
+
+
+def _of_the_storage(error: OSError, config: TrialConfig, setup: Setup) -> bool:
+    """Whether other trials would meet it too: by its number, or by its path (results, cache, data, weights)."""
     if error.errno in STORAGE_FAULTS:
         return True
     if not isinstance(error.filename, str | os.PathLike):
-        return False
-    roots = (setup.results, cache_root(), setup.data_root, setup.weights_root)
+        # safetensors tells neither number nor path.
+        return error.errno is None and isinstance(error, FileNotFoundError | PermissionError)
+    named = (Path(value) for value in config.flat().values() if isinstance(value, str) and value.startswith("/"))
+    roots = (setup.results, cache_root(), setup.data_root or Path("data"), setup.weights_root, *named)
     path = Path(error.filename).absolute()
     return any(path.is_relative_to(root.absolute()) for root in roots if isinstance(root, Path))
 
@@ -173,7 +183,7 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
         limits.rest()
         fault = epoch.fault
         recorder.epoch(epoch, run.device.memory_mib())
-        if epoch.finite and run.epoch < until and recorder.checkpoints.due(run.epoch):
+        if epoch.finite and run.epoch < until and not run.over and recorder.checkpoints.due(run.epoch):
             recorder.save(run.state())
         return True
 
@@ -192,7 +202,7 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
 def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: Made) -> None:
     """The end of what went well: the best epoch's one look at the test set."""
     if setup.keep == "last":
-        recorder.save(run.state(), final=True)
+        recorder.save(run.state())
     run.use_best()
     run.device.synchronise()
     start = time.perf_counter()

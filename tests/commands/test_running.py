@@ -107,6 +107,7 @@ def test_checkpoints_that_a_killed_worker_left_of_a_complete_trial_are_removed(s
     ids = settled.settle(trials[:3])
     kept = {
         ids[0]: "a1-epoch-000003.pt",  # killed before it could remove them
+        ids[2]: ".a1-epoch-000003.pt.7.tmp",  # killed while writing
         ids[1]: "a1-epoch-000004.pt",  # as `checkpoints.keep: last` asks
         trials[3].trial_id: "a1-epoch-000002.pt",  # to be gone on with
     }
@@ -118,6 +119,7 @@ def test_checkpoints_that_a_killed_worker_left_of_a_complete_trial_are_removed(s
     left = {path.parent.name for path in (settled.folder / "checkpoints").rglob("*.pt")}
     assert left == {ids[1], trials[3].trial_id}
     assert not (settled.folder / "checkpoints" / ids[0]).exists()
+    assert not (settled.folder / "checkpoints" / ids[2]).exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,24 @@ def test_a_complete_trial_asked_to_run_again_begins_anew_whatever_was_kept(
     assert left(tmp_path) == {"a2-epoch-000002.pt", "a2-epoch-000003.pt"}
 
 
+def test_one_that_failed_at_its_test_goes_on_from_the_end_of_its_training(
+    digits: Digits, finished: Callable[[TrialConfig], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = digits.trial()
+    setup = digits.setup(tmp_path, keep="last")
+
+    def broken(_: Run) -> None:
+        raise RuntimeError("no test today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "use_best", broken)
+        assert run_trial(trial, setup, "a cell").status == Status.FAILED
+    assert run_trial(trial, replace(setup, reopened={trial.trial_id: 1}), "a cell").status == Status.COMPLETE
+    # The first attempt's epochs alone: nothing was trained again.
+    assert [path.name for path in (tmp_path / "epochs").iterdir()] == [f"{trial.trial_id}-a1.parquet"]
+    assert digits.numbers(tmp_path, trial) == digits.numbers(finished(trial), trial)
+
+
 @pytest.mark.scenario(12)
 def test_a_disk_that_fills_in_training_settles_nothing_and_loses_nothing(
     digits: Digits, finished: Callable[[TrialConfig], Path], small_disk: Path

@@ -15,7 +15,7 @@ import torch
 
 from raybench.config.trial import TrialConfig
 from raybench.data import load
-from raybench.errors import ResultsError
+from raybench.errors import DataError, ResultsError
 from raybench.results.schema import Status
 from raybench.results.store import Store
 from raybench.training import classifying
@@ -142,12 +142,21 @@ def test_a_fault_of_the_trial_is_a_row_with_its_reason_and_a_traceback(
         (errno.ENOENT, "data/images.zip", False),
         (errno.EIO, "elsewhere/table.csv", False),
         (errno.ENOSPC, None, False),
+        (errno.ENOTCONN, None, False),
+        (None, None, False),
     ],
 )
 def test_a_fault_of_the_storage_settles_no_trial_and_any_other_does(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, place: str | None, settles: bool
+    digits: Digits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int | None,
+    place: str | None,
+    settles: bool,
 ) -> None:
     def broken(*_: Any) -> None:
+        if number is None:
+            raise FileNotFoundError("No such file or directory: teacher.safetensors")  # as safetensors tells it
         raise OSError(number, os.strerror(number), str(tmp_path / place) if place else None)
 
     monkeypatch.setattr(classifying, "make_task", broken)
@@ -155,11 +164,28 @@ def test_a_fault_of_the_storage_settles_no_trial_and_any_other_does(
     setup = digits.setup(tmp_path / "results", data_root=tmp_path / "data")
     if settles:
         assert run_trial(trial, setup).status == Status.FAILED
+        assert number is not None
         assert os.strerror(number) in digits.row(tmp_path / "results", trial)["reason"]
     else:
         with pytest.raises(ResultsError):
             run_trial(trial, setup)
         assert digits.row(tmp_path / "results", trial)["status"] == "running"
+
+
+def test_a_fault_of_the_storage_that_was_told_as_one_of_the_data_settles_no_trial(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        try:
+            raise OSError(errno.EIO, "Input/output error", "/mnt/images.zip")
+        except OSError as error:
+            raise DataError("images.zip cannot be read") from error
+
+    monkeypatch.setattr(classifying, "make_task", broken)
+    trial = digits.trial()
+    with pytest.raises(ResultsError):
+        run_trial(trial, digits.setup(tmp_path))
+    assert digits.row(tmp_path, trial)["status"] == "running"
 
 
 def test_other_data_than_planned_fail_with_a_reason_for_people(digits: Digits, tmp_path: Path) -> None:
