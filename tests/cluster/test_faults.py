@@ -38,35 +38,55 @@ threading.Thread(target=hang_again, daemon=True).start()
 
 @pytest.mark.scenario(10)
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2], ids=["sleeping", "holding the lock"])
-def test_a_trial_that_hangs_in_a_sweep(sweeps: Sweeps, tmp_path: Path, number: signal.Signals) -> None:
-    """Its limit ends it with its worker, its row says where it hung, and the others complete.
+def test_a_trial_that_hangs_in_a_sweep(sweeps: Sweeps, tmp_path: Path) -> None:
+    """Its limit ends it with its worker, its row says where it hung, and the others complete."""
+    output, code = hang(sweeps, tmp_path, "hung", signal.SIGUSR1, *FOUR)
+    assert code == 1, output
+    trials = pl.read_parquet(sweeps.folder / "hung" / "tiny" / "trials" / "*.parquet").sort("status")
+    assert trials["status"].to_list() == ["complete"] * 3 + ["failed"]
+    (reason,) = trials.filter(pl.col("status") == "failed")["reason"]
+    assert reason.startswith("timeout: longer than 30 s; hung at "), reason
+    (stack,) = (sweeps.folder / "hung" / "tiny" / "logs").glob("*-stack.txt")
+    assert "_train" in stack.read_text()
 
-    Where the hang holds the interpreter's lock the trial has another worker, and hangs there at the same epoch.
+
+@pytest.mark.scenario(10)
+@pytest.mark.slow
+def test_a_trial_that_hangs_and_holds_the_interpreters_lock(sweeps: Sweeps, tmp_path: Path) -> None:
+    """It has another worker, hangs there before it is any further, and is given up by the driver."""
+    one = ("--seeds", "1", "distillation.alpha=0.0", "tune.space={optimizer.lr: [0.1]}", "schedule.epochs=150")
+    output, code = hang(sweeps, tmp_path, "holding", signal.SIGUSR2, *one, again=True)
+    assert code == 1, output
+    (trial,) = pl.read_parquet(sweeps.folder / "holding" / "tiny" / "trials" / "*.parquet").to_dicts()
+    assert (trial["status"], trial["attempt"]) == ("failed", 2)
+    assert trial["reason"].startswith("timeout: no thread of its worker answered any more; its stack is in ")
+    stacks = sorted((sweeps.folder / "holding" / "tiny" / "logs").glob("*-stack.txt"))
+    assert [stack.name.rpartition("-a")[2] for stack in stacks] == ["1-stack.txt", "2-stack.txt"]
+    assert all("_train" in stack.read_text() for stack in stacks)
+
+
+def hang(
+    sweeps: Sweeps, folder: Path, name: str, number: signal.Signals, *arguments: str, again: bool = False
+) -> tuple[str, int]:
+    """Run a sweep whose first trial hangs by a signal; its output and its exit code.
+
+    With `again` the worker in the place of the hung one hangs at its first step.
     """
-    again = tmp_path / "again"
-    (tmp_path / "sitecustomize.py").write_text(f"FILE = {str(again)!r}\n{HANGS}")
-    path = {"PYTHONPATH": f"{tmp_path}:{sweeps.environment['PYTHONPATH']}"}
-    name = f"hung-{number}"
-    driver = sweeps.start(name, *FOUR, "--max-concurrent", "1", "limits.trial_time_s=30", **path)
+    file = folder / "hang-again"
+    (folder / "sitecustomize.py").write_text(f"FILE = {str(file)!r}\n{HANGS}")
+    path = {"PYTHONPATH": f"{folder}:{sweeps.environment['PYTHONPATH']}"}
+    driver = sweeps.start(name, *arguments, "--max-concurrent", "1", "limits.trial_time_s=30", **path)
     epochs = sweeps.folder / name / "tiny" / "epochs"
     deadline = time.monotonic() + 120
     while not list(epochs.glob("*-a1.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     (worker,) = sweeps.workers(driver.pid)
-    if number == signal.SIGUSR2:
-        again.touch()
+    if again:
+        file.touch()  # not before: the driver and the first worker have found it absent
     worker.send_signal(number)
     output = driver.communicate(timeout=400)[0]
-    assert driver.returncode == 1, output
-    assert not again.exists()
-    trials = pl.read_parquet(sweeps.folder / name / "tiny" / "trials" / "*.parquet").sort("status")
-    assert trials["status"].to_list() == ["complete"] * 3 + ["failed"]
-    (reason,) = trials.filter(pl.col("status") == "failed")["reason"]
-    assert reason.startswith("timeout: "), reason
-    stacks = sorted((sweeps.folder / name / "tiny" / "logs").glob("*-stack.txt"))
-    assert len(stacks) == (1 if number == signal.SIGUSR1 else 2)
-    assert all("_train" in stack.read_text() for stack in stacks)
+    assert not file.exists()
+    return output, driver.returncode
 
 
 @pytest.mark.scenario(10)
