@@ -126,7 +126,7 @@ def table(found: dict[int, list[str]], before: str) -> str:
             kept[int(first)].append(line)
     lines = ["| # | fault | test | outcome | seconds |", "|---|---|---|---|---|"]
     for number, fault in FAULTS.items():
-        lines += found.get(number) or kept.get(number) or [f"| {number} | {fault} | none | | |"]
+        lines += found.get(number) or kept.get(number) or [f"| {number} | {fault} | not run yet | | |"]
     return "\n".join(lines)
 
 

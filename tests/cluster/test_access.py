@@ -40,7 +40,7 @@ def test_strangers_are_refused_and_the_token_is_ours_alone(sweeps: Sweeps, tmp_p
         stderr=subprocess.STDOUT,
     )
     epochs = sweeps.folder / "access" / "tiny" / "epochs"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(epochs.glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.1)
     processes = psutil.Process(driver.pid).children(recursive=True)

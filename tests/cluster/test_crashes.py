@@ -43,7 +43,7 @@ def _in_training(sweeps: Sweeps, results: str, driver: subprocess.Popen[str]) ->
             return max((part.stat().st_mtime_ns for part in folder.glob("*-a*.parquet")), default=0)
         return 0
 
-    before, deadline = newest(), time.monotonic() + 120
+    before, deadline = newest(), time.monotonic() + 300
     while time.monotonic() < deadline and driver.poll() is None:
         if newest() > before and sweeps.workers(driver.pid):
             return

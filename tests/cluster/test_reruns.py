@@ -26,7 +26,7 @@ TEACHER = "distillation.teacher.epochs=25"
 
 
 def _wait(driver: subprocess.Popen[str], until: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and driver.poll() is None:
         if until():
             return

@@ -93,7 +93,7 @@ def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Swee
 
 def _training(driver: int, folder: Path) -> Iterator[psutil.Process]:
     """The worker that trains, once it has written an epoch."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if list((folder / "epochs").glob("*.parquet")):
             for process in psutil.Process(driver).children(recursive=True):

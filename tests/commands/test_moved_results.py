@@ -42,7 +42,7 @@ def start(folder: Path, results: str) -> subprocess.Popen[str]:
 
 def wait_for_the_middle(store: Store, driver: subprocess.Popen[str]) -> None:
     """Until a trial is settled and another has trained for some epochs."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while driver.poll() is None and time.monotonic() < deadline:
         trials = store.trials()
         running = trials.filter(pl.col("status") == "running")["trial_id"]
