@@ -120,7 +120,7 @@ def clock(tmp_path: Path) -> Clock:
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     """What the trial says when it is through."""
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return said

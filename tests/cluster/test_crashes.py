@@ -185,7 +185,7 @@ def test_nohup_lets_it_run_on(sweeps: Sweeps, undisturbed: pl.DataFrame) -> None
     )
     _in_training(sweeps, "nohup", driver)
     driver.send_signal(signal.SIGHUP)
-    output = driver.communicate(timeout=120)[0]
+    output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 0, output
     assert_frame_equal(sweeps.metrics("nohup"), undisturbed, check_exact=True)
 

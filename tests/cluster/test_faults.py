@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_sweep(sweeps: Sweeps, disk: Call
                     out.write(bytes(size))
                 except OSError:
                     break
-    output = driver.communicate(timeout=120)[0]
+    output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 1, output
     assert "disk full" in output
     for table in ("trials", "epochs"):

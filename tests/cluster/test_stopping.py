@@ -63,7 +63,7 @@ def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     assert driver.stdout is not None
     victim = next(_training(driver.pid, sweeps.folder / "killed" / "tiny"))
     victim.kill()
-    output = driver.communicate(timeout=120)[0]
+    output = driver.communicate(timeout=300)[0]
     assert driver.returncode == 0, output
     trials = pl.read_parquet(sweeps.folder / "killed" / "tiny" / "trials" / "*.parquet")
     assert set(trials["status"]) == {"complete"}

@@ -59,7 +59,7 @@ def test_it_goes_on_where_it_was_moved(tmp_path: Path) -> None:
     store = Store(tmp_path / "before" / "moving")
     wait_for_the_middle(store, first)
     first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=120)
+    out, _ = first.communicate(timeout=300)
     assert first.returncode == 130, out
     settled = store.trials().filter(pl.col("status") == "complete")
     epochs = store.epochs()
@@ -67,7 +67,7 @@ def test_it_goes_on_where_it_was_moved(tmp_path: Path) -> None:
 
     (tmp_path / "before").rename(tmp_path / "after")
     second = start(tmp_path, "after")
-    out, _ = second.communicate(timeout=240)
+    out, _ = second.communicate(timeout=500)
     assert second.returncode == 0, out
     assert f"= 4 trials, {len(settled)} settled" in out
     moved = Store(tmp_path / "after" / "moving")

@@ -141,7 +141,7 @@ class Processes:
     def run(self, script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
         """Run a script to its end."""
         process = self.start(script, *arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
