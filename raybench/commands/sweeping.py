@@ -263,6 +263,8 @@ class Sweep:
         from raybench.training.checkpoints import Checkpoints, latest_epoch
 
         left = set(entries(self.folder / "checkpoints"))
+        if not left:
+            return
         complete = self.store.trials().filter(pl.col("status") == Status.COMPLETE, pl.col("trial_id").is_in(left))
         for trial_id, attempt, epochs in complete.select("trial_id", "attempt", "epochs").iter_rows():
             folder = self.folder / "checkpoints" / trial_id

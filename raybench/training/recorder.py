@@ -145,9 +145,10 @@ class Recorder:
     def resume(self) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
         known = self.store.last_epochs(self.config.trial_id)
-        anew = self.store.status_at(self.config.trial_id, self._settled_attempts) == Status.COMPLETE
+        before = self._settled_attempts
+        anew = before > 0 and self.store.status_at(self.config.trial_id, before) == Status.COMPLETE
         for state in self.checkpoints.states():
-            if anew and state.get("attempt", 1) <= self._settled_attempts:
+            if anew and state.get("attempt", 1) <= before:
                 continue  # kept of a complete trial: from its end there would be nothing to run again
             rows = [row for row in known if row.epoch <= state["epoch"]]
             if [row.epoch for row in rows] == list(range(1, state["epoch"] + 1)):
