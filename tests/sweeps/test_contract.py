@@ -18,7 +18,17 @@ from raybench.training.trial import run_trial
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 SWEEPS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-ASKED = {"deit_reverse", "deit", "train_size", "pretrained", "tinyvit_resnet", "ci2p", "multi30k"}
+ASKED = {
+    "deit_reverse",
+    "deit_reverse_head",
+    "deit_reverse_pairs",
+    "deit",
+    "train_size",
+    "pretrained",
+    "tinyvit_resnet",
+    "ci2p",
+    "multi30k",
+}
 """Sweeps that repeat what a paper or a report has published."""
 OWN = {"smoke", "pretrain", "ci2p_codec"}
 """Sweeps of which nothing is published."""
