@@ -7,16 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from raybench.errors import RaybenchError
-from raybench.sweep import (
-    EXIT_BAD_INPUT,
-    EXIT_COMPLETE,
-    EXIT_INTERRUPTED,
-    EXIT_TROUBLE,
-    positive,
-    print_error,
-    unheard,
-)
+from raybench.commands.arguments import positive
+from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 
 
 def parser(prog: str = "python -m raybench.profile") -> argparse.ArgumentParser:
@@ -55,18 +47,9 @@ def parser(prog: str = "python -m raybench.profile") -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.profile") -> int:
-    """Run the command; returns its exit code. Faults of the user's are a line each, never a traceback."""
+    """Run the command; returns its exit code."""
     args = parser(prog).parse_intermixed_args(list(sys.argv[1:] if argv is None else argv))
-    try:
-        return _profile(args)
-    except RaybenchError as error:
-        print_error(error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return unheard()
+    return ended(lambda: _profile(args))
 
 
 def _profile(args: argparse.Namespace) -> int:

@@ -11,13 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raybench.errors import ConfigError, RaybenchError
-
-EXIT_COMPLETE = 0
-EXIT_TROUBLE = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-MAX_SEEDS = 10_000
+from raybench.commands.arguments import duration, positive, seed_count
+from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
+from raybench.errors import ConfigError
 
 
 def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
@@ -64,80 +60,23 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
     return parse
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number") from None
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
-    return number
-
-
-def seed_count(text: str) -> int:
-    """A number of seeds that a sweep can have."""
-    number = positive(text)
-    if number > MAX_SEEDS:
-        raise argparse.ArgumentTypeError(f"{number}: must be at most {MAX_SEEDS}")
-    return number
-
-
-def duration(text: str) -> float:
-    """Seconds of a duration such as 90, 90s, 30m, 2h."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a duration above 0, such as 90, 30m or 2h")
-    return seconds
-
-
 def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.sweep") -> int:
-    """Run the command; returns its exit code. Faults of the user's are a line each, never a traceback."""
+    """Run the command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser(prog).parse_intermixed_args(arguments)
-    try:
-        if args.list:
-            from raybench.commands.list import print_sweeps
-
-            print_sweeps()
-            return EXIT_COMPLETE
-        if not args.name:
-            raise ConfigError(["command line: a sweep's NAME is missing (--list names them)"])
-        return _sweep(args, shlex.join([*shlex.split(prog), *arguments]))
-    except RaybenchError as error:
-        print_error(error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        # Before the sweep handles signals itself, that is before anything started.
-        print("stopped, nothing started", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return unheard()
-    except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
-        return EXIT_TROUBLE
+    # Ctrl-C comes here only before the sweep handles signals itself, that is before anything started.
+    return ended(lambda: _command(args, shlex.join([*shlex.split(prog), *arguments])), "stopped, nothing started")
 
 
-def unheard() -> int:
-    """Whoever read our output has had enough; Python must not complain of it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_TROUBLE
+def _command(args: argparse.Namespace, command: str) -> int:
+    if args.list:
+        from raybench.commands.list import print_sweeps
 
-
-def print_error(error: RaybenchError) -> None:
-    """One line a fault, on stderr."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    if isinstance(error, ConfigError):
-        count = len(error.problems)
-        print(f"{count} error{'s' if count != 1 else ''}, nothing started:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
-    else:
-        print("\n       ".join(["error: " + lines[0], *lines[1:]]), file=sys.stderr)
+        print_sweeps()
+        return EXIT_COMPLETE
+    if not args.name:
+        raise ConfigError(["command line: a sweep's NAME is missing (--list names them)"])
+    return _sweep(args, command)
 
 
 def _sweep(args: argparse.Namespace, command: str) -> int:

@@ -225,13 +225,6 @@ def test_a_metric_with_the_wrong_direction_is_refused(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("30m", 1800.0), ("2h", 7200.0), ("1.5h", 5400.0)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert sweep.duration(text) == seconds
-
-
-@pytest.mark.parametrize(
     "arguments", [["--time-budget", "-3"], ["--seeds", "0"], ["--seeds", "x"], ["--seeds", "99999999"]]
 )
 def test_options_out_of_range(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

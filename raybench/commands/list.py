@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.config.document import list_sweeps, read_document
 from raybench.errors import RaybenchError
 
@@ -15,13 +16,17 @@ def main(argv: Sequence[str]) -> int:
     parse.add_argument("kind", choices=("models", "datasets", "sweeps"))
     parse.add_argument("filter", nargs="?", default="", help="only names that contain this")
     args = parse.parse_args(argv)
+    return ended(lambda: _list(args))
+
+
+def _list(args: argparse.Namespace) -> int:
     if args.kind == "sweeps":
         print_sweeps(args.filter)
     elif args.kind == "datasets":
         _print_data_sets(args.filter)
     else:
         _print_models(args.filter)
-    return 0
+    return EXIT_COMPLETE
 
 
 def print_sweeps(wanted: str = "") -> None:

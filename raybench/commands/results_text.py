@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE
 from raybench.commands.sweeping import Sweep
 from raybench.errors import ResultsError
 from raybench.report.comparison import CellResult
@@ -17,8 +18,6 @@ from raybench.results.published import published
 from raybench.results.schema import Status
 from raybench.results.storage import write_atomically
 
-EXIT_COMPLETE = 0
-EXIT_TROUBLE = 1
 PLAIN_WIDTH = 160
 """Columns of a table printed where there is no terminal."""
 

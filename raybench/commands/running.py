@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from raybench.commands.results_text import EXIT_TROUBLE, nothing_to_do, show_results, trouble
+from raybench.commands.endings import EXIT_TROUBLE
+from raybench.commands.results_text import nothing_to_do, show_results, trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError

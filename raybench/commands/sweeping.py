@@ -31,12 +31,8 @@ if TYPE_CHECKING:
     from raybench.training.preparation import TeacherWanted
     from raybench.training.recorder import Setup
 
-EXIT_COMPLETE = 0
-EXIT_TROUBLE = 1
 REOPENED = "reopened.json"
 """In the sweep's folder: what a run was asked to run again, until it has ended by itself."""
-PLAIN_WIDTH = 160
-"""Columns of a table printed where there is no terminal."""
 
 
 def choose_preset(preset: str, address: str | None) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raybench.errors import ConfigError
-from raybench.models.vit_small import POSITION_STD, Block, initialise
+from raybench.models.vit_small import POSITION_STD, encoder, first_token, initialise
 
 POSITIONS = ("none", "learned")
 
@@ -53,8 +53,7 @@ class BasicViT(nn.Module):
         self.patch_embed = nn.Linear(in_channels * patch_size**2, dim)
         tokens = 1 + (image_size // patch_size) ** 2
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, dim)) if positions == "learned" else None
-        rates = [drop_path_rate * index / max(1, depth - 1) for index in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, heads, rate) for rate in rates)
+        self.blocks = encoder(dim, depth, heads, drop_path_rate)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes)
         if self.pos_embed is not None:
@@ -76,10 +75,7 @@ class BasicViT(nn.Module):
         x = torch.cat([x.new_zeros(len(x), 1, self.dim), x], dim=1)  # (B, T, dim)
         if self.pos_embed is not None:
             x = x + self.pos_embed
-        for index, block in enumerate(self.blocks, 1):
-            # Only the zero row is read, so the last block makes no other: the same logits for less work.
-            x = block(x, queries=1 if index == len(self.blocks) else None)
-        logits: Tensor = self.head(self.norm(x[:, 0]))  # (B, num_classes)
+        logits: Tensor = self.head(self.norm(first_token(self.blocks, x)))  # (B, num_classes)
         return logits
 
 
