@@ -106,6 +106,17 @@ class TrialRow:
     train_samples_per_sec: float | None = field(default=None, metadata=_about("training throughput", "images/s"))
     infer_samples_per_sec: float | None = field(default=None, metadata=_about("inference throughput", "images/s"))
     train_time: float | None = field(default=None, metadata=_about("time in training, all epochs", "s"))
+    data_time: float | None = field(default=None, metadata=_about("of train_time: making batches", "s"))
+    teacher_time: float | None = field(default=None, metadata=_about("of train_time: the teacher's logits", "s"))
+    forward_backward_time: float | None = field(
+        default=None, metadata=_about("of train_time: forward and backward passes", "s")
+    )
+    optimizer_time: float | None = field(default=None, metadata=_about("of train_time: steps of the optimizer", "s"))
+    eval_time: float | None = field(default=None, metadata=_about("time in validation, all epochs", "s"))
+    setup_time: float | None = field(
+        default=None, metadata=_about("from the start of this attempt to its first step: data, model, teacher", "s")
+    )
+    rows_time: float | None = field(default=None, metadata=_about("time spent on rows and TensorBoard events", "s"))
     peak_memory: float | None = field(default=None, metadata=_about("peak memory of the device or process", "MiB"))
     micro_batch: int | None = field(
         default=None, metadata=_about("most images of a forward pass, where memory ran out for the batch", "images")
@@ -147,6 +158,12 @@ class EpochRow:
     eval_top1: float | None = field(default=None, metadata=_about("accuracy on validation", "%"))
     eval_top5: float | None = field(default=None, metadata=_about("top-5 accuracy on validation", "%"))
     train_time: float | None = field(default=None, metadata=_about("training time of the epoch", "s"))
+    data_time: float | None = field(default=None, metadata=_about("of train_time: making batches", "s"))
+    teacher_time: float | None = field(default=None, metadata=_about("of train_time: the teacher's logits", "s"))
+    forward_backward_time: float | None = field(
+        default=None, metadata=_about("of train_time: forward and backward passes", "s")
+    )
+    optimizer_time: float | None = field(default=None, metadata=_about("of train_time: steps of the optimizer", "s"))
     eval_time: float | None = field(default=None, metadata=_about("validation time of the epoch", "s"))
     train_samples_per_sec: float | None = field(default=None, metadata=_about("training throughput", "images/s"))
     parts: dict[str, float] = field(default_factory=dict)

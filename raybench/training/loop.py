@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from raybench.training.checkpoints import State
 from raybench.training.device import Device
 from raybench.training.metrics import Totals
 from raybench.training.optimizers import FIXED_RATE, learning_rate, make_optimizer, set_rate
+from raybench.training.phases import Phases
 from raybench.training.tasks import Task
 
 EVAL_BATCH = 500
@@ -35,6 +36,8 @@ class Epoch:
     train_time: float
     eval_time: float
     train_samples_per_sec: float
+    phases: dict[str, float] = field(default_factory=dict)
+    """Seconds of training by phase (`PHASES`); what is left of `train_time` is the loop's own."""
 
     @property
     def finite(self) -> bool:
@@ -99,6 +102,7 @@ class Run:
         self.check = check
         self.optimizer = make_optimizer(config.optimizer, task.groups())
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+        self.phases = task.phases = Phases(device.device)
         self.epoch = 0
         self.best_epoch = 0
         self.best_value = -math.inf
@@ -114,6 +118,7 @@ class Run:
         measured, losses = self._train()
         self.device.synchronise()
         trained = time.perf_counter()
+        phases = self.phases.taken()
         evaluated = self.evaluate(self.validation)
         self.device.synchronise()
         ended = time.perf_counter()
@@ -131,6 +136,7 @@ class Run:
             train_time=trained - start,
             eval_time=ended - trained,
             train_samples_per_sec=len(self.training) / (trained - start),
+            phases=phases,
         )
 
     def evaluate(self, examples: Examples) -> dict[str, float]:
@@ -179,7 +185,9 @@ class Run:
         weights: list[int] = []
         clock = Clock()
         steps = self.training.steps(self.config.batch_size)
+        self.phases.to("data")
         for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
+            self.phases.to("forward_backward")
             # A step's rate is that of its middle: neither a warm-up's first nor a cosine's last is wasted at 0.
             middle = self.epoch + (step + 0.5) / steps
             done = self.epoch * steps + step
@@ -201,12 +209,15 @@ class Run:
                 for name, value in result.items():
                     losses.setdefault(name, []).append(value.detach())
             if (step + 1) % self.config.accumulate == 0 or step + 1 == steps:
+                self.phases.to("optimizer")
                 self._step()
+            self.phases.to("data")
             clock.add(batch.weight)
             if self.task.log_every and step % self.task.log_every == 1:
                 rate = learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done + 1)
                 group = step // self.config.accumulate + 1
                 self.log.append(self.task.line(step, group, last.item(), clock.per_sec(), rate))
+        self.phases.to(None)
         shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
         means = {name: (torch.stack(values).double().cpu() @ shares).item() for name, values in losses.items()}
         measured = totals.result()

@@ -8,7 +8,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,11 @@ from raybench.results.storage import Folder, write_atomically
 from raybench.results.store import Store
 from raybench.training.checkpoints import Checkpoints, State
 from raybench.training.loop import Epoch
+from raybench.training.phases import PHASES
 
 Keep = Literal["none", "best", "last"]
 """What stays of a settled trial: nothing, the best epoch's weights, or the last whole state."""
+PHASE_TIMES = tuple(f"{phase}_time" for phase in PHASES)
 LOCK_S = 5.0
 """How long the last words wait for a main thread that is settling the trial itself."""
 
@@ -114,6 +116,8 @@ class Recorder:
         self._settling = threading.Lock()
         self._checkpoint_time = 0.0
         """Seconds that earlier attempts spent on checkpoints, up to the one that this attempt goes on from."""
+        self._rows_time = 0.0
+        """The same on rows and events, and what this attempt spends on them."""
         # A copy of this attempt that starts meanwhile, elsewhere, takes the next number and never the same files.
         self.store.write_trial(self.row)
 
@@ -164,19 +168,23 @@ class Recorder:
             broken = self.row.attempt - state.get("attempt", 1) - int(state.get("paused", False))
             self.row = replace(self.row, failures=state.get("failures", 0) + broken)
         self._checkpoint_time = state.get("checkpoint_time", 0.0)
+        self._rows_time = state.get("rows_time", 0.0)
         return state
 
     def start(self, **known: Any) -> None:
         """Say what is known of the trial before its first epoch, and open its TensorBoard events."""
         from raybench.results.tensorboard import TrialBoard
 
-        self.row = replace(self.row, epochs=len(self.rows), **known)
+        setup_time = time.monotonic() - self._begun
+        self.row = replace(self.row, epochs=len(self.rows), setup_time=setup_time, **known)
         self.store.write_trial(self.row)
         shown = {key: value for key, value in self.config.flat().items() if value is not None}
         self._board = TrialBoard(self._folder, self.config.trial_id, shown, self._told, len(self.rows))
 
     def epoch(self, epoch: Epoch, memory_mib: float) -> None:
         """Commit an epoch's row, then show it. `memory_mib` is what it took of the device or of the process."""
+        begun = time.perf_counter()
+        phases = {f"{phase}_time": spent for phase, spent in epoch.phases.items()}
         row = EpochRow(
             trial_id=self.config.trial_id,
             attempt=self.row.attempt,
@@ -186,12 +194,13 @@ class Recorder:
             eval_time=epoch.eval_time,
             train_samples_per_sec=epoch.train_samples_per_sec,
             parts=epoch.parts,
-            **_columns(epoch.metrics, EpochRow),
+            **_columns(epoch.metrics | phases, EpochRow),
         )
         self.rows.append(row)
         self.row = replace(self.row, peak_memory=max(self.row.peak_memory or 0.0, memory_mib))
         self.store.write_epochs(self.config.trial_id, self.row.attempt, self.rows)
         self._board.epoch(row)
+        self._rows_time += time.perf_counter() - begun
 
     def save(self, state: State, *, paused: bool = False) -> None:
         """Keep a checkpoint; `paused` says that the attempt stops here on purpose."""
@@ -200,6 +209,7 @@ class Recorder:
             "failures": self.row.failures or 0,
             "paused": paused,
             "checkpoint_time": self._checkpoint_time + self.checkpoints.seconds,
+            "rows_time": self._rows_time,
         }
         self.checkpoints.save({**state, **about})
 
@@ -255,10 +265,12 @@ class Recorder:
         """The row with what the epochs so far have cost."""
         if not self.rows:
             return self.row
+        times: dict[str, Any] = {name: _total(self.rows, name) for name in ("train_time", *PHASE_TIMES, "eval_time")}
         return replace(
             self.row,
             epochs=len(self.rows),
-            train_time=sum(row.train_time or 0 for row in self.rows),
+            **times,
+            rows_time=self._rows_time,
             device_hours=self.spent_s / 3600 * device_share(self.setup),
             # The first epoch warms up.
             train_samples_per_sec=statistics.median(
@@ -267,6 +279,12 @@ class Recorder:
             checkpoint_time=self._checkpoint_time + self.checkpoints.seconds,
             checkpoint_mib=self.checkpoints.mib or None,
         )
+
+
+def _total(rows: Sequence[EpochRow], name: str) -> float | None:
+    """The sum of a column; none where an epoch lacks it, as those of earlier releases lack their phases."""
+    values = [getattr(row, name) for row in rows]
+    return None if None in values else sum(values)
 
 
 def _columns(values: dict[str, Any], row: type[EpochRow] | type[TrialRow]) -> dict[str, Any]:

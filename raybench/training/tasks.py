@@ -16,6 +16,7 @@ from raybench.models import BuiltModel, head_parameters
 from raybench.models.two_heads import has_two_heads, two_heads
 from raybench.training.batches import Batch
 from raybench.training.metrics import CLASSIFICATION, Measures
+from raybench.training.phases import Phases
 
 Parts = dict[str, Any]
 ParameterGroup = dict[str, Any]
@@ -28,6 +29,8 @@ class Task(Protocol):
     measures: Measures
     log_every: int
     """Batches between the lines of a log within epochs; 0 keeps none."""
+    phases: Phases
+    """Where the time of training is accounted; the loop puts it here."""
 
     def line(self, step: int, group: int, loss: float, tokens_per_sec: float, lr: float) -> str:
         """A line of the log: batch of the epoch, group of accumulated batches, and what was seen there."""
@@ -54,6 +57,7 @@ class Quiet:
     """A task that keeps no log within its epochs."""
 
     log_every = 0
+    phases: Phases
 
     def line(self, step: int, group: int, loss: float, tokens_per_sec: float, lr: float) -> str:
         """Never asked for."""
@@ -167,6 +171,7 @@ class Distillation(Quiet):
         self.module = student.module
         self.config = config
         self.teacher = teacher
+        self.phases = Phases(torch.device("cpu"))  # until a loop brings its own
         # A head whose term has no weight is never trained: its noise would spoil the mean.
         student.asked = {0.0: (1.0, 0.0), 1.0: (0.0, 1.0)}.get(config.alpha, (0.5, 0.5))
 
@@ -186,10 +191,12 @@ class Distillation(Quiet):
         """`loss` with the parts `ce`, `kd_hard`, `kd_soft` that are on."""
         by_class, by_distillation = self.student.heads(batch.views)
         parts = self.student.compared(by_class, batch)
+        with self.phases.within("teacher"):
+            taught = self.teacher(batch)
         losses = distillation_loss(
             parts["loss"],
             by_distillation.float(),
-            self.teacher(batch),
+            taught,
             kind=self.config.type,
             alpha=self.config.alpha,
             tau=self.config.tau,

@@ -26,6 +26,7 @@ from raybench.training.device import Device
 from raybench.training.ingredients import check_planned, located, weights_root
 from raybench.training.kinds import Finish, Made, Sizes
 from raybench.training.metrics import Measures
+from raybench.training.phases import Phases
 from raybench.training.recorder import Setup
 from raybench.training.tasks import ParameterGroup, Parts, trainable
 from raybench.training.translation import bleu, bleu_signature, log_line, smoothed_kl, trim
@@ -120,6 +121,7 @@ class Translation:
 
     measures = MEASURES
     log_every = LOG_EVERY
+    phases: Phases
 
     def __init__(self, module: nn.Module, smoothing: float, device: torch.device) -> None:
         self.module = module.to(device)

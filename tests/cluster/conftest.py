@@ -37,7 +37,8 @@ presets:
   quick: {}
 """
 
-TIMES = ("train_time", "eval_time", "train_samples_per_sec", "attempt")
+TIMES = ("train_samples_per_sec", "attempt")
+"""Columns of epochs that equal sweeps need not share, beside all that end in `_time`."""
 FINALS = ["trial_id", "status", "epochs", "best_epoch", "eval_loss", "eval_top1", "test_loss", "test_top1", "test_top5"]
 
 
@@ -93,7 +94,9 @@ class Sweeps:
     def metrics(self, results: str) -> pl.DataFrame:
         """Every number of the epochs table that is not a time."""
         table = pl.read_parquet(self.folder / results / "tiny" / "epochs" / "*.parquet")
-        return table.drop([name for name in TIMES if name in table.columns]).sort("trial_id", "epoch")
+        return table.drop([name for name in table.columns if name in TIMES or name.endswith("_time")]).sort(
+            "trial_id", "epoch"
+        )
 
     def finals(self, results: str) -> pl.DataFrame:
         """What the trials table says of each trial's end."""
