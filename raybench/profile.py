@@ -32,7 +32,7 @@ def parser(prog: str = "python -m raybench.profile") -> argparse.ArgumentParser:
     parse.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images a step (default: 32)")
     parse.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
         default="auto",
         help="auto (default): bf16 or fp16 on a GPU, fp32 on a CPU",
     )

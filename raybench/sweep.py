@@ -56,6 +56,9 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
     parse.add_argument(
         "--rerun", action="append", default=[], metavar="failed|diverged|ID", help="run settled trials again"
     )
+    parse.add_argument(
+        "--profile", action="store_true", help="leave a profiler's trace of a few steps of each trial in profiles/"
+    )
     parse.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
     return parse
 
@@ -100,6 +103,7 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         max_concurrent=args.max_concurrent,
         rerun=args.rerun,
         dry_run=args.dry_run,
+        profile=args.profile,
     )
     # torch comes with these, after everything that can be said without it has been said.
     from raybench.commands.plan_text import estimate, plan_lines

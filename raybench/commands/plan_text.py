@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raybench.commands.sweeping import Sweep
 from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
 from raybench.config.plan import make_plan, short_key
-from raybench.config.trial import get
+from raybench.config.trial import TrialConfig, get
 from raybench.errors import RaybenchError
 from raybench.report.progress import seconds_text
 from raybench.report.statistics import detectable_difference
@@ -30,6 +31,8 @@ class Estimate:
     """Trial id -> seconds by itself."""
     wall_s: float
     device_hours: float
+    logits: tuple[str, ...] = ()
+    """A line for each teacher whose logits are kept: their size, and what that saves."""
 
 
 def estimate(sweep: Sweep) -> Estimate:
@@ -41,7 +44,8 @@ def estimate(sweep: Sweep) -> Estimate:
     # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
     share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
     seconds = sum(costs.values()) * share
-    teachers = sum(estimator.teacher_s(wanted) for wanted in sweep.teachers(due))
+    taught = sweep.by_teacher(due)
+    teachers = sum(estimator.teacher_s(sweep.wanted(trials)) for trials in taught)
     if sweep.setup.gpu == 0:
         # A teacher has the whole node; its speed was timed on one trial's share.
         teachers /= max(1, (os.cpu_count() or 1) // sweep.setup.threads)
@@ -49,7 +53,23 @@ def estimate(sweep: Sweep) -> Estimate:
         costs,
         wall_s=teachers + seconds / sweep.local_width + START_S,
         device_hours=(teachers + seconds * device_share(sweep.setup)) / 3600,
+        logits=tuple(line for trials in taught for line in _logits(sweep, estimator, trials)),
     )
+
+
+def _logits(sweep: Sweep, estimator: Estimator, trials: Sequence[TrialConfig]) -> list[str]:
+    """How large the logits of a teacher are, and what they save; nothing of a live one."""
+    wanted = sweep.wanted(trials)
+    found = estimator.logits(wanted, sum(sweep.train_images(trial) * trial.schedule.epochs for trial in trials))
+    teacher = wanted.example.distillation.teacher
+    if found is None or teacher is None:
+        return []
+    how = "computed once" if wanted.example.distillation.cache == "prefill" else "computed as epochs show them, once"
+    count = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
+    return [
+        f"logits of {teacher.name}: {wanted.images:,} images x {found.views} views, {found.mib:,.1f} MiB, {how} "
+        f"(about {seconds_text(found.fill_s)}) for {count}; a teacher in every step: about {seconds_text(found.live_s)}"
+    ]
 
 
 def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
@@ -69,6 +89,7 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
     ]
     if len(config.seeds) > 1:
         lines.append(f"      {_detectable(sweep)}")
+    lines += cost.logits
     if config.assumed and config.preset == "paper":
         lines.append("assumed, since the source leaves it open: " + "; ".join(config.assumed))
     return lines + _first(sweep) + _changed(sweep) + _unreadable(sweep)

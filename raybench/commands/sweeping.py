@@ -152,6 +152,7 @@ class Sweep:
         max_concurrent: int | None = None,
         rerun: Sequence[str] = (),
         dry_run: bool = False,
+        profile: bool = False,
     ) -> Sweep:
         """Read, check and plan. Raises RaybenchError with everything that is wrong; nothing has started then.
 
@@ -171,7 +172,7 @@ class Sweep:
         from raybench.training.preflight import check
         from raybench.training.recorder import Setup
 
-        here = Setup(data_root=data_root, weights_root=weights_root, results=folder)
+        here = Setup(data_root=data_root, weights_root=weights_root, results=folder, profile=profile)
         checked = check(
             plan,
             here,
@@ -313,18 +314,26 @@ class Sweep:
 
     def teachers(self, trials: Sequence[TrialConfig]) -> list[TeacherWanted]:
         """Each distinct teacher that these trials need, with the most images any of them trains on."""
-        from raybench.training.preparation import TeacherWanted, teacher_key
+        return [self.wanted(taught) for taught in self.by_teacher(trials)]
 
-        found: dict[str, TeacherWanted] = {}
+    def by_teacher(self, trials: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
+        """The trials that share a teacher's logits, together; those of the student alone are left out."""
+        from raybench.training.preparation import teacher_key
+
+        found: dict[str, list[TrialConfig]] = {}
         for trial in trials:
             if trial.canonical().distillation.teacher is None:
                 continue
             # Trials of one teacher may differ in views; each kind of views has its own logits.
             key = f"{teacher_key(trial)} {trial.dataset.views} {trial.dataset.augment} {trial.distillation.cache}"
-            images = self.train_images(trial)
-            before = found.get(key)
-            found[key] = TeacherWanted(trial, max(images, before.images if before else 0))
+            found.setdefault(key, []).append(trial)
         return list(found.values())
+
+    def wanted(self, taught: Sequence[TrialConfig]) -> TeacherWanted:
+        """The teacher of trials that share one."""
+        from raybench.training.preparation import TeacherWanted
+
+        return TeacherWanted(taught[-1], max(self.train_images(trial) for trial in taught))
 
     def train_images(self, trial: TrialConfig) -> int:
         """Images in a trial's training subset."""

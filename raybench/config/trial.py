@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from raybench.config import augmentation, inert
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -206,8 +206,9 @@ class DistillationConfig(Section):
     reduction: Literal["batchmean", "deit"] = "batchmean"
     """Of the soft term: KL a sample, or divided by batch x classes as DeiT's code does (weaker by that number)."""
     teacher: TeacherConfig | None = None
-    cache: Literal["prefill", "off"] = "prefill"
-    """Teacher logits computed once for all trials (16-bit), or a live teacher in every step."""
+    cache: Literal["prefill", "lazy", "off"] = "prefill"
+    """Teacher logits computed once for all trials (16-bit): before the first, or when an epoch first needs them; or a
+    live teacher in every step. `lazy` and `prefill` are the same numbers and the same trial."""
 
     @model_validator(mode="after")
     def _has_teacher(self) -> DistillationConfig:
@@ -264,8 +265,11 @@ class TrialConfig(Section):
     mix: MixConfig = MixConfig()
     codec: CodecConfig = CodecConfig()
     """For `task: compression`."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; the row says what was really used."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; `tf32` is fp32 whose products a GPU makes
+    of 19 bits. The row says what was really used."""
+    compile: bool = False
+    """Compile the student's training step (torch.compile), where that works; the row says whether it did."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -273,7 +277,7 @@ class TrialConfig(Section):
         distilled = self.distillation.type != "none" and self.distillation.alpha > 0
         if distilled and self.task != "image_classification":
             raise ValueError(f"task = {self.task} has no distillation (distillation.type = none)")
-        if distilled and self.mix.on and self.distillation.cache == "prefill":
+        if distilled and self.mix.on and self.distillation.cache != "off":
             raise ValueError("mix: the teacher must see the mixed images too, so distillation.cache must be off")
         return self
 
@@ -285,6 +289,8 @@ class TrialConfig(Section):
             keys |= {f"distillation.{name}" for name in DistillationConfig.model_fields if name != "alpha"}
         elif distillation.type == "hard":
             keys |= {"distillation.tau", "distillation.reduction"}
+        if distillation.cache == "lazy":
+            keys.add("distillation.cache")
         teacher = distillation.teacher
         if teacher is not None:
             keys.add("distillation.teacher.gate")

@@ -27,6 +27,9 @@ LARGEST_COUNT = 2**15
 """Codes are kept in 16 bits: crop63 with hflip is the largest augmentation."""
 SLOTS = 2**20
 """Fixed endless views of an image are fewer than this."""
+BLOCK = 256
+"""Neighbouring images of a training part that show the same slot in an epoch, each its own view in it: a teacher is
+then asked for whole batches of what an epoch needs, and for nothing else."""
 TABLE_CHUNK = 2**21
 """Hashes in memory at once while a table of views is drawn (16 MiB)."""
 
@@ -112,12 +115,14 @@ def fresh_codes(indices: torch.Tensor, epoch: int, seed: int) -> torch.Tensor:
     return hashing.shift_right(hashing.bits(indices, hashing.key("fresh view", seed, epoch)), 1)
 
 
-def draw_slots(indices: torch.Tensor, epoch: int, seed: int, views: int) -> torch.Tensor:
-    """Which of its fixed views each image uses in an epoch: int64 (B,) in 0..views-1, on the device of `indices`.
+def draw_slots(blocks: torch.Tensor, epoch: int, seed: int, views: int) -> torch.Tensor:
+    """Which of their fixed views the images of each block show in an epoch: int64 (B,) in 0..views-1.
 
-    indices: int64 (B,) image numbers. A hash of (seed, epoch, image): the same in any batch, order or process.
+    blocks: int64 (B,), positions in the training part divided by `BLOCK`. A hash of (seed, epoch, block): the same in
+    any batch, order or process. The views in a slot are drawn for each image by itself, so images of a block share a
+    number and no crop.
     """
-    bits = hashing.bits(indices, hashing.key("slot", seed, epoch))
+    bits = hashing.bits(blocks, hashing.key("slot", seed, epoch))
     # The upper 32 bits scaled to 0..views-1; uneven by at most views / 2^32.
     return (hashing.shift_right(bits, 32) * views) >> 32
 

@@ -1,9 +1,13 @@
 """Teacher logits of all trials, computed once: one memory-mapped file a teacher and set of views.
 
-Layout of a folder: `logits.f16`, shape (images, views, classes), rows in the order of the split (so a smaller train
-size is a prefix), and `filled.u8`, one byte a block of BLOCK rows, set after the block's logits are on disk. Blocks are
-fixed and filled whole and in the same batches, so the same cache holds the same bits whoever fills it, and a fill that
-was killed goes on where it stopped. One writer at a time, many readers.
+Layout of a folder: `logits.i16`, shape (blocks, views, BLOCK, width): images lie in the order of the split, so that a
+smaller train size is a prefix, each row packed as `packing.py` says; `filled.u8`, shape (blocks, views), a byte each
+that is set after that part's logits are on disk; `verified.json`, where parts were last computed again and compared.
+
+A part is the same view slot of BLOCK neighbouring images. In an epoch all images of a block show the same slot, so an
+epoch needs one part of each block, and a trial that ends early has asked its teacher for no more than it used. Parts
+are fixed and filled whole and in the same batches, so the same cache holds the same bits whoever fills it, in whatever
+order, and a fill that was killed goes on where it stopped. One writer at a time, many readers.
 """
 
 from __future__ import annotations
@@ -11,88 +15,155 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from raybench.data.views import BLOCK
+from raybench.distillation.packing import Packing
 from raybench.errors import RaybenchError, ResultsError
 
-BLOCK = 256
-VERSION = 1
+VERSION = 2
 """Raised when views, their order or the layout change."""
+ALIKE = 2**-6
+"""By how much of the largest logit one may differ when it is computed again elsewhere: twice the last bit of bfloat16,
+in which another processor may have summed in another order."""
 
 Compute = Callable[[Tensor, int], Tensor]
 """(positions (B,), slot) -> float16 logits (B, classes) of that view of these images."""
+Part = tuple[int, int]
+"""(block, slot)"""
+
+logger = logging.getLogger(__name__)
 
 
 class LogitCache:
-    """Logits (images, views, classes) in float16, filled block by block."""
+    """Logits of (images, views), filled part by part."""
 
     def __init__(self, folder: Path, images: int, views: int, classes: int) -> None:
         """Open the cache in `folder`, or make an empty one; files of another size are foreign or torn and replaced."""
         self.folder = folder
-        self.shape = (images, views, classes)
-        self.blocks = -(-images // BLOCK)
-        self._logits = folder / "logits.f16"
+        self.images, self.views = images, views
+        self.blocks = _blocks(images)
+        self.packing = Packing(classes)
+        self._logits = folder / "logits.i16"
         self._filled = folder / "filled.u8"
-        self._bytes = images * views * classes * 2
+        self._verified = folder / "verified.json"
+        self._shape = (self.blocks, views, BLOCK, self.packing.width)
+        self._bytes = self.blocks * views * BLOCK * self.packing.width * 2
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
-            if not (_has_size(self._logits, self._bytes) and _has_size(self._filled, self.blocks)):
-                # The marks go first and come last, so that none ever stands for logits that are not there.
-                self._filled.unlink(missing_ok=True)
-                _make_empty(self._logits, self._bytes)
-                _make_empty(self._filled, self.blocks)
+            if not (_has_size(self._logits, self._bytes) and _has_size(self._filled, self.blocks * views)):
+                self._empty()
 
     @property
     def size_mib(self) -> float:
         """Size when wholly filled, MiB."""
         return self._bytes / 2**20
 
-    def missing(self, images: int) -> list[int]:
-        """The blocks still to be filled for the first `images` rows."""
-        filled = np.fromfile(self._filled, dtype=np.uint8)
-        return [block for block in range(-(-images // BLOCK)) if not filled[block]]
+    def missing(self, images: int, slots: Tensor | None = None) -> list[Part]:
+        """The parts still to be filled for the first `images` rows: all, or those of one slot (blocks,) a block."""
+        marks = self._marks()
+        return [(block, slot) for block, slot in self._wanted(images, slots) if not marks[block, slot]]
 
-    def fill(self, images: int, compute: Compute) -> int:
-        """Fill what is missing for the first `images` rows; returns the number of logit rows computed.
+    def fill(self, images: int, compute: Compute, slots: Tensor | None = None) -> int:
+        """Fill what is `missing`; returns the number of logit rows computed.
 
-        Raises RaybenchError for logits that are not finite and ResultsError when the disk is full; blocks filled before
+        Raises RaybenchError for logits that are not finite and ResultsError when the disk is full; parts filled before
         stay.
         """
-        if not self.missing(images):
-            return 0
         computed = 0
-        with filelock.FileLock(self.folder / ".lock"):
-            for block in self.missing(images):
-                start, end = block * BLOCK, min((block + 1) * BLOCK, self.shape[0])
-                positions = torch.arange(start, end)
-                slots = [compute(positions, slot).cpu().numpy() for slot in range(self.shape[1])]
-                logits = np.stack(slots, axis=1).astype(np.float16, copy=False)  # (rows, views, classes)
-                if not np.isfinite(logits).all():
-                    raise RaybenchError(
-                        f"{self.folder}: the teacher's logits are not finite in 16 bits; prepare it with a lower rate"
-                    )
-                self._write(self._logits, start * self.shape[1] * self.shape[2] * 2, logits.tobytes())
-                self._write(self._filled, block, b"\x01")
-                computed += len(positions) * self.shape[1]
+        for block, slot in self.missing(images, slots):
+            # Given back after each part, so that who waits for that one goes on.
+            with filelock.FileLock(self.folder / ".lock"):
+                if not self._marks()[block, slot]:
+                    computed += self._fill(block, slot, compute)
         return computed
 
-    def rows(self, images: int, device: torch.device) -> Tensor:
-        """The first `images` rows, (images, views, classes) float16.
+    def rows(self, images: int, slots: Tensor, device: torch.device) -> Tensor:
+        """The packed rows (images, width) of the first images, int16, each block in its slot (blocks,)."""
+        if missing := self.missing(images, slots):
+            raise RuntimeError(f"{self.folder}: {len(missing)} parts are not filled yet")
+        mapped = np.memmap(self._logits, dtype=np.int16, mode="r", shape=self._shape)
+        parts = [mapped[block, slot] for block, slot in self._wanted(images, slots)]
+        return torch.from_numpy(np.concatenate(parts)[:images]).to(device)
 
-        On a CPU they are mapped, so that all trials of a node share them; to a GPU they are copied.
+    def verify(self, compute: Compute, where: str) -> None:
+        """Compute a part that is filled again, unless that was done `where` since it was last written to.
+
+        Where it differs by more than rounding, whatever made it (another teacher, a damaged file), all is forgotten.
         """
-        missing = self.missing(images)
-        if missing:
-            raise RuntimeError(f"{self.folder}: {len(missing)} blocks are not filled yet")
-        mapped = np.memmap(self._logits, dtype=np.float16, mode="c", shape=self.shape)
-        return torch.from_numpy(mapped[:images]).to(device)
+        parts = [(int(block), int(slot)) for block, slot in np.argwhere(self._marks())]
+        if not parts or self._stamp(where) == _read(self._verified):
+            return
+        block, slot = random.Random().choice(parts)
+        known, again = self._decoded(block, slot), self._computed(block, slot, compute)
+        # A damaged file may hold what is no number, and that is never smaller.
+        if (known - again).abs().max() <= ALIKE * again.abs().max():
+            self.mark_verified(where)
+            return
+        logger.warning(
+            f"{self.folder}: logits from image {block * BLOCK} on are not the teacher's; the cache is filled anew"
+        )
+        with filelock.FileLock(self.folder / ".lock"):
+            self._empty()
+
+    def mark_verified(self, where: str) -> None:
+        """What is there was computed, or computed again, `where`."""
+        draft = self.folder / f".verified.{os.getpid()}"
+        draft.write_text(json.dumps(self._stamp(where)))
+        draft.replace(self._verified)
+
+    def _wanted(self, images: int, slots: Tensor | None) -> Iterator[Part]:
+        for block in range(_blocks(images)):
+            for slot in range(self.views) if slots is None else (int(slots[block]),):
+                yield block, slot
+
+    def _marks(self) -> npt.NDArray[np.uint8]:
+        return np.fromfile(self._filled, dtype=np.uint8).reshape(self.blocks, self.views)
+
+    def _stamp(self, where: str) -> dict[str, object]:
+        state = self._logits.stat()
+        return {"where": where, "changed_ns": state.st_mtime_ns}
+
+    def _empty(self) -> None:
+        # The marks go first and come last, so that none ever stands for logits that are not there.
+        self._filled.unlink(missing_ok=True)
+        self._verified.unlink(missing_ok=True)
+        _make_empty(self._logits, self._bytes)
+        _make_empty(self._filled, self.blocks * self.views)
+
+    def _positions(self, block: int) -> Tensor:
+        return torch.arange(block * BLOCK, min((block + 1) * BLOCK, self.images))
+
+    def _fill(self, block: int, slot: int, compute: Compute) -> int:
+        """Compute and write one part; the caller holds the lock."""
+        positions = self._positions(block)
+        logits = compute(positions, slot).cpu()
+        if not logits.isfinite().all():
+            raise RaybenchError(
+                f"{self.folder}: the teacher's logits are not finite in 16 bits; prepare it with a lower rate"
+            )
+        place = block * self.views + slot
+        self._write(self._logits, place * BLOCK * self.packing.width * 2, self.packing.pack(logits).numpy().tobytes())
+        self._write(self._filled, place, b"\x01")
+        return len(positions)
+
+    def _decoded(self, block: int, slot: int) -> Tensor:
+        mapped = np.memmap(self._logits, dtype=np.int16, mode="r", shape=self._shape)
+        return self.packing.unpack(torch.from_numpy(mapped[block, slot, : len(self._positions(block))].copy()))
+
+    def _computed(self, block: int, slot: int, compute: Compute) -> Tensor:
+        """What `_decoded` should give."""
+        return self.packing.unpack(self.packing.pack(compute(self._positions(block), slot).cpu()))
 
     def _write(self, path: Path, offset: int, content: bytes) -> None:
         """Write at an offset and wait for the disk. Not through a map: there a full disk would kill the process."""
@@ -112,6 +183,10 @@ class LogitCache:
             ) from error
 
 
+def _blocks(images: int) -> int:
+    return -(-images // BLOCK)
+
+
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
@@ -120,6 +195,13 @@ def _make_empty(path: Path, size: int) -> None:
     """A file of zeros, sparse where the file system can."""
     with path.open("wb") as file:
         file.truncate(size)
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def cache_key(**content: object) -> str:

@@ -69,6 +69,7 @@ ENVIRONMENT: dict[str, pa.DataType] = {
     "gpu": pa.string(),
     "driver": pa.string(),
     "precision": pa.string(),
+    "compiled": pa.string(),
     "threads": pa.int64(),
 }
 """Keys behind `env/` that have their column in every file."""

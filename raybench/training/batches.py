@@ -16,6 +16,7 @@ from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.resampling import centre_crop
 from raybench.data.views import (
+    BLOCK,
     draw_slots,
     endless,
     epoch_order,
@@ -28,10 +29,6 @@ from raybench.data.views import (
 )
 from raybench.errors import DataError
 from raybench.training.metrics import Measures
-
-RESIDENT_BYTES = 2**30
-"""Images of more bytes are not copied on a CPU: they stay mapped from the disk, where processes share them."""
-
 
 NO_END = (
     "augment = {augment} has no end of views, so that a teacher's logits cannot be computed before; set dataset.views "
@@ -94,36 +91,51 @@ class Examples(Protocol):
 
 
 class Kept:
-    """Images of a part: on the device where they are few enough, else left where they are mapped from."""
+    """Images of a part: on a GPU where there is room, else where they are mapped from, which processes share."""
 
     def __init__(self, images: npt.NDArray[Any], indices: npt.NDArray[Any] | None, device: torch.device) -> None:
         """images: uint8 (N, C, H, W). indices: (n,) which of them; none means all."""
         self.device = device
         count = len(images) if indices is None else len(indices)
-        self.mapped = count * images[0].nbytes > _room(device)
-        self._rows = None if not self.mapped or indices is None else torch.from_numpy(indices)
-        if self.mapped:
-            self.images = torch.from_numpy(images)
-        else:
-            # A copy: torch cannot say that memory mapped for reading is not to be written to.
-            chosen = np.array(images) if indices is None else np.ascontiguousarray(images[indices])
+        if device.type != "cpu" and count * images[0].nbytes <= _room(device):
+            chosen = images if indices is None else np.ascontiguousarray(images[indices])
             self.images = torch.from_numpy(chosen).to(device)
+            self._rows = None
+        else:
+            self.images = torch.from_numpy(images)
+            self._rows = None if indices is None else torch.from_numpy(indices)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images on the device, (N, C, H, W), and where in them those at the positions (B,) are."""
-        if not self.mapped:
-            return self.images, positions.to(self.device)
-        rows = positions.cpu() if self._rows is None else self._rows[positions.cpu()]
-        return self.images.index_select(0, rows).to(self.device), torch.arange(len(rows), device=self.device)
+        if self._here:
+            return self.images, self._in_images(positions).to(self.device)
+        chosen = self.images.index_select(0, self._in_images(positions.cpu()))
+        # From pinned memory the copy runs beside what the GPU has still to do.
+        return chosen.pin_memory().to(self.device, non_blocking=True), torch.arange(len(chosen), device=self.device)
+
+    def run(self, start: int, end: int) -> Tensor:
+        """Images (end - start, C, H, W) on the device, from one position to before another."""
+        if self._rows is None and self._here:
+            return self.images[start:end]
+        images, places = self.at(torch.arange(start, end))
+        return images.index_select(0, places)
+
+    @property
+    def _here(self) -> bool:
+        return self.images.device.type == self.device.type
+
+    def _in_images(self, positions: Tensor) -> Tensor:
+        return positions if self._rows is None else self._rows[positions]
 
 
 def _room(device: torch.device) -> int:
-    """Bytes that the images of a part may take on a device: half of what is free on a GPU."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
+    """Bytes that the images of a part may take on a GPU: half of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 2
 
 
 class TrainingImages:
-    """The training subset: which view an image shows in an epoch is a function of seed, epoch and image alone."""
+    """The training subset. Which view an image shows is a function of seed, epoch, image and the block of its position:
+    the same in every batch, and in every train size, since a smaller one is a prefix of a larger one."""
 
     def __init__(self, data: ImageData, indices: npt.NDArray[Any], config: DatasetConfig, device: torch.device) -> None:
         self.augment = config.augment
@@ -140,11 +152,6 @@ class TrainingImages:
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def images(self) -> Tensor:
-        """The images (N, C, H, W) as they are kept; only where `at` says so is a position also a place in them."""
-        return self._kept.images
 
     @property
     def views(self) -> int:
@@ -171,12 +178,15 @@ class TrainingImages:
         codes = codes.to(self.device) if self._table is not None else codes
         return render(images, places, codes, self.augment, size=self.size, mean=self._mean, std=self._std)
 
+    def block_slots(self, epoch: int, seed: int) -> Tensor:
+        """The slot (blocks,) that the images of each block show in an epoch."""
+        return draw_slots(torch.arange(-(-len(self) // BLOCK)), epoch, seed, self.views)
+
     def _drawn(self, positions: Tensor, epoch: int, seed: int) -> tuple[Tensor, Tensor]:
         """Slots and codes (B,) of the views that the images at these positions show in an epoch."""
-        images = self.indices[positions]
         if self._table is None and self._views == "all":
-            return torch.zeros_like(positions), fresh_codes(images, epoch, seed)
-        slots = draw_slots(images, epoch, seed, self.views)
+            return torch.zeros_like(positions), fresh_codes(self.indices[positions], epoch, seed)
+        slots = self.block_slots(epoch, seed)[positions // BLOCK]
         return slots, self.codes(positions, slots)
 
     def measured(self, measures: Measures) -> tuple[str, ...]:
@@ -261,17 +271,10 @@ class PlainImages:
         self._kept = Kept(images, indices, device)
         self.labels = torch.from_numpy(np.array(labels if indices is None else labels[indices])).to(device)
 
-    @property
-    def images(self) -> Tensor:
-        """The images (N, C, H, W) as they are kept."""
-        return self._kept.images
-
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(B, C, H, W) uint8 and (B,) labels."""
-        positions = torch.arange(len(self.labels)).split(batch_size)
-        for places, labels in zip(positions, self.labels.split(batch_size), strict=True):
-            if self._kept.mapped:
-                views = self._kept.at(places)[0]
-            else:
-                views = self._kept.images[int(places[0]) : int(places[-1]) + 1]
+        start = 0
+        for labels in self.labels.split(batch_size):
+            views = self._kept.run(start, start + len(labels))
+            start += len(labels)
             yield views if self.size is None else centre_crop(views, self.size).contiguous(), labels

@@ -97,7 +97,8 @@ def make_task(
     config: TrialConfig, setup: Setup, ingredients: Ingredients, device: Device
 ) -> tuple[Task, dict[str, Any]]:
     """The trial's objective, and what its row says of its teacher."""
-    student = Classification(ingredients.built, device.device, config.label_smoothing)
+    compile_for = config.batch_size if config.compile else None
+    student = Classification(ingredients.built, device.device, config.label_smoothing, compile_for=compile_for)
     wanted = config.canonical().distillation
     if wanted.teacher is None:
         return student, {}

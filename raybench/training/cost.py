@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from raybench.config.trial import TrialConfig
+from raybench.data.views import BLOCK
+from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import TeacherRecord
 from raybench.training.batches import views_of
 from raybench.training.device import choose_device
@@ -31,6 +33,19 @@ class Speed:
     infer_s: float
 
 
+@dataclass(frozen=True)
+class Logits:
+    """What keeping a teacher's logits costs and saves."""
+
+    views: int
+    mib: float
+    """On disk, of the images that are needed."""
+    fill_s: float
+    """To compute them all, once."""
+    live_s: float
+    """What the teacher would take in every step of every trial instead."""
+
+
 class Estimator:
     """Remembers the speed of each model it has timed."""
 
@@ -39,11 +54,13 @@ class Estimator:
         self._speeds: dict[str, Speed] = {}
 
     def trial_s(self, trial: TrialConfig) -> float:
-        """Seconds of one trial, its teacher's work left out."""
+        """Seconds of one trial; of its teacher's work what a live one takes in every step."""
         kind = kind_of(trial.task)
         sizes = kind.sizes(trial.dataset, kind.load(trial.dataset, self.setup.data_root))
         speed = self._speed(trial)
         epoch = sizes.train * speed.train_s + sizes.validation * speed.infer_s
+        if trial.canonical().distillation.cache == "off":
+            epoch += sizes.train * self._asked_s(trial)
         return trial.schedule.epochs * epoch + sizes.test * speed.infer_s + TRIAL_OVERHEAD_S
 
     def teacher_s(self, wanted: TeacherWanted) -> float:
@@ -53,13 +70,31 @@ class Estimator:
         if own is None or teacher is None:
             return 0.0
         speed = self._speed(own)
-        filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache == "prefill" else 0.0
+        filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache != "off" else 0.0
         if TeacherRecord.load(teacher_folder(trial)) is not None:
             return filled
         step = {"none": 0.0, "head": speed.infer_s, "finetune": speed.train_s}[teacher.prepare]
         kind = kind_of(own.task)
         train = kind.sizes(own.dataset, kind.load(own.dataset, self.setup.data_root)).train
         return filled + own.schedule.epochs * (train * step + own.dataset.val_size * speed.infer_s)
+
+    def logits(self, wanted: TeacherWanted, trained: int) -> Logits | None:
+        """What the cache of a teacher's logits costs and saves where its trials train on `trained` images in all their
+        epochs together; none where there is no cache."""
+        trial = wanted.example
+        teacher = trial.canonical().distillation.teacher
+        if teacher is None or trial.distillation.cache == "off":
+            return None
+        views, asked_s = views_of(trial.dataset), self._asked_s(trial)
+        data = kind_of(trial.task).load(trial.dataset, self.setup.data_root)
+        width = Packing(len(data.classes)).width
+        mib = -(-wanted.images // BLOCK) * BLOCK * views * width * 2 / 2**20
+        return Logits(views, mib, wanted.images * views * asked_s, trained * asked_s)
+
+    def _asked_s(self, trial: TrialConfig) -> float:
+        """Seconds in which a trial's teacher answers for an image; nothing where there is no teacher."""
+        own = trial.teacher_trial()
+        return 0.0 if own is None else self._speed(own).infer_s
 
     def _speed(self, trial: TrialConfig) -> Speed:
         parts = (trial.task, trial.dataset.data_key, trial.dataset.image_size, trial.precision)

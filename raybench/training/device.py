@@ -30,11 +30,11 @@ class Device:
 
     device: torch.device
     precision: str
-    """fp32, bf16 or fp16: what is really used."""
+    """fp32, tf32, bf16 or fp16: what is really used."""
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """Type of autocast regions; none for fp32."""
+        """Type of autocast regions; none for fp32 and tf32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -42,6 +42,13 @@ class Device:
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def set_products(self) -> None:
+        """Let a GPU multiply 32-bit numbers as this precision says; cuDNN's convolutions would else be in TF32."""
+        if self.device.type == "cuda":
+            how = "ieee" if self.precision == "fp32" else "tf32"
+            torch.backends.cuda.matmul.fp32_precision = how
+            torch.backends.cudnn.fp32_precision = how
 
     def synchronise(self) -> None:
         """Wait for the device, so that a clock read next is true."""
@@ -113,13 +120,13 @@ def driver_version() -> str | None:
 def choose_device(precision: str, gpu: float) -> Device:
     """The GPU this process was given, if the trial has a share `gpu` of one, else the CPU.
 
-    `auto` is bf16 or fp16 on a GPU and fp32 on a CPU.
+    `auto` is bf16 or fp16 on a GPU and fp32 on a CPU; there `tf32` is fp32, too.
     """
     # Ray leaves every GPU visible to a worker that asked for none.
     cuda = gpu > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     if precision != "auto":
-        return Device(device, precision)
+        return Device(device, precision if cuda or precision != "tf32" else "fp32")
     if not cuda:
         return Device(device, "fp32")
     return Device(device, "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")

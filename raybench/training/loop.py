@@ -20,6 +20,7 @@ from raybench.training.metrics import Totals
 from raybench.training.optimizers import FIXED_RATE, learning_rate, make_optimizer, set_rate
 from raybench.training.phases import Phases
 from raybench.training.tasks import Task
+from raybench.training.tracing import Tracer
 
 EVAL_BATCH = 500
 
@@ -107,6 +108,8 @@ class Run:
         self.best_epoch = 0
         self.best_value = -math.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.tracer: Tracer | None = None
+        """Told of each step of training."""
         self.log: list[str] = []
         """Lines of a task that keeps a log within its epochs."""
 
@@ -179,6 +182,8 @@ class Run:
 
     def _train(self) -> tuple[dict[str, float], dict[str, float]]:
         """One pass over the training examples: metrics, and the mean of the loss and of each of its parts."""
+        with self.phases.within("teacher"):
+            self.task.begin(self.epoch, self.config.seed, self.check)
         self.task.train()
         totals = Totals(self.device.device, self.training.measured(self.task.measures), self.task.measures)
         losses: dict[str, list[Tensor]] = {}
@@ -212,6 +217,8 @@ class Run:
                 self.phases.to("optimizer")
                 self._step()
             self.phases.to("data")
+            if self.tracer is not None:
+                self.tracer.step()
             clock.add(batch.weight)
             if self.task.log_every and step % self.task.log_every == 1:
                 rate = learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done + 1)

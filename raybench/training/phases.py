@@ -23,6 +23,8 @@ class Phases:
         self._events = device.type == "cuda"
         self._marks: list[tuple[str | None, float | torch.cuda.Event]] = []
         """(phase, when it began); none: nothing that is counted."""
+        self._traced = False
+        self._span: torch.profiler.record_function | None = None
 
     @property
     def now(self) -> str | None:
@@ -37,6 +39,20 @@ class Phases:
             self._marks.append((phase, event))
         else:
             self._marks.append((phase, time.perf_counter()))
+        if self._traced:
+            self._show(phase)
+
+    def trace(self, *, on: bool) -> None:
+        """Whether phases are spans of the profiler's trace from here on."""
+        self._traced = on
+        self._show(self.now if on else None)
+
+    def _show(self, phase: str | None) -> None:
+        if self._span is not None:
+            self._span.__exit__(None, None, None)
+        self._span = None if phase is None else torch.profiler.record_function(phase)
+        if self._span is not None:
+            self._span.__enter__()
 
     @contextlib.contextmanager
     def within(self, phase: str) -> Iterator[None]:

@@ -183,7 +183,7 @@ def _cache(trial: TrialConfig, faults: Faults, where: Where) -> None:
     try:
         views_of(trial.dataset)
     except DataError as error:
-        faults[f"{where('dataset.views')}: distillation.cache = prefill: {error}"] = False
+        faults[f"{where('dataset.views')}: distillation.cache = {distillation.cache}: {error}"] = False
 
 
 def _told_apart(trials: list[TrialConfig], faults: Faults, where: Where) -> None:

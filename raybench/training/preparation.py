@@ -7,6 +7,7 @@ A prepared teacher is a folder in the cache: `weights.safetensors` (with the nor
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -19,16 +20,18 @@ import filelock
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
-from raybench.distillation.cache import LogitCache, cache_key
+from raybench.distillation.cache import Compute, LogitCache, cache_key
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
+from raybench.results.manifest import environment
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device
@@ -110,6 +113,7 @@ def _prepare(
     assert teacher is not None
     start = time.perf_counter()
     device = choose_device(own.precision, setup.gpu)
+    device.set_products()
     ingredients = gather(own, setup, device)
     macs = count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
     torch.set_num_threads(setup.threads if macs * own.batch_size >= WORTH_THREADS_MACS else 1)
@@ -187,26 +191,54 @@ def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
     return Teacher(built, device.device, device.autocast_dtype)
 
 
-def fill_cache(config: TrialConfig, setup: Setup, device: Device, images: int | None = None) -> LogitCache:
-    """The teacher's logits for all views of the first `images` training images, computed where missing.
+class Logits:
+    """The cached logits of a trial's teacher for the views its images can show; computed where they are missing.
 
-    Without `images` as many as this trial trains on.
+    Opening it has a part of what others left there computed again, once a machine and version of the file.
     """
-    data = load_data(config.dataset, setup)
-    everything = split(data.train_labels, config.dataset.val_size, "all").train
-    wanted = (
-        len(split(data.train_labels, config.dataset.val_size, config.dataset.train_size).train)
-        if images is None
-        else images
-    )
-    cache = _cache(config, data, len(everything), device)
-    if cache.missing(wanted):
-        training = TrainingImages(data, everything, config.dataset, device.device)
-        teacher = load_teacher(config, setup, device)
-        cache.fill(
-            wanted, lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
-        )
-    return cache
+
+    def __init__(self, config: TrialConfig, setup: Setup, device: Device) -> None:
+        self.config, self.setup, self.device = config, setup, device
+        self._data = load_data(config.dataset, setup)
+        parts = split(self._data.train_labels, config.dataset.val_size, "all")
+        self._everything = parts.train
+        self.cache = _cache(config, self._data, len(self._everything), device)
+        self.cache.verify(lambda positions, slot: self._compute(positions, slot), _where(device))
+
+    def fill(self, images: int, slots: Tensor | None = None, check: Callable[[], None] = lambda: None) -> None:
+        """Compute what is missing for the first `images` training images: all their slots, or one a block.
+
+        `check` is called before each part.
+        """
+
+        def compute(positions: Tensor, slot: int) -> Tensor:
+            check()
+            return self._compute(positions, slot)
+
+        if self.cache.fill(images, compute, slots):
+            self.cache.mark_verified(_where(self.device))
+
+    @functools.cached_property
+    def _compute(self) -> Compute:
+        """Loads the teacher and the images, which nobody needs where nothing is missing."""
+        training = TrainingImages(self._data, self._everything, self.config.dataset, self.device.device)
+        teacher = load_teacher(self.config, self.setup, self.device)
+        return lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
+
+    def of_epochs(self, training: TrainingImages) -> CachedTeacher:
+        """The teacher of the trial that trains on these images; it computes what an epoch lacks when that begins."""
+
+        def rows(epoch: int, seed: int, check: Callable[[], None]) -> Tensor:
+            slots = training.block_slots(epoch, seed)
+            self.fill(len(training), slots, check)
+            return self.cache.rows(len(training), slots, self.device.device)
+
+        return CachedTeacher(rows, self.cache.packing.unpack)
+
+
+def _where(device: Device) -> str:
+    """What decides the last bits: the processor and torch."""
+    return f"{device.name or environment()['cpu']}, torch {torch.__version__}"
 
 
 def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) -> LogitCache:
@@ -225,9 +257,9 @@ def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) ->
 
 
 def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | None:
-    """The record of a teacher of which nothing is missing on this machine's CPU, its logits included; else none."""
+    """The record of a teacher that has all it needs on this machine's CPU, its logits too if prefilled; else none."""
     record = _ready(teacher_folder(config))
-    if record is None or config.distillation.cache == "off":
+    if record is None or config.distillation.cache != "prefill":
         return record
     data = load_data(config.dataset, setup)
     everything = split(data.train_labels, config.dataset.val_size, "all").train
@@ -242,7 +274,10 @@ def teacher_logits(
     record = ensure_teacher(config, setup)
     if config.distillation.cache == "off":
         return LiveTeacher(load_teacher(config, setup, device)), record
-    return CachedTeacher(fill_cache(config, setup, device).rows(len(training), device.device)), record
+    logits = Logits(config, setup, device)
+    if config.distillation.cache == "prefill":
+        logits.fill(len(training))
+    return logits.of_epochs(training), record
 
 
 def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progress = lambda _: None) -> TeacherRecord:
@@ -254,5 +289,7 @@ def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progres
         record = ensure_teacher(config, setup, say, limits.check)
         limits.rest()
         if config.distillation.cache == "prefill":
-            fill_cache(config, setup, choose_device(config.precision, setup.gpu), images)
+            device = choose_device(config.precision, setup.gpu)
+            device.set_products()
+            Logits(config, setup, device).fill(images)
     return record

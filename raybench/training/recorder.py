@@ -56,6 +56,8 @@ class Setup:
     checkpoint_every_s: float = 5.0
     checkpoint_every_epochs: int | None = None
     keep: Keep = "best"
+    profile: bool = False
+    """Whether each trial leaves a profiler's trace of a few of its steps."""
     guarded: bool = False
     """Whether this process is ours to end where a trial hangs or the driver is gone; a plain call's is not."""
     env: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +127,11 @@ class Recorder:
     def log(self) -> Folder:
         """Where a traceback goes; the stack of a hung attempt beside it."""
         return self._folder / "logs" / f"{self.config.trial_id}-a{self.row.attempt}.txt"
+
+    @property
+    def trace(self) -> Folder:
+        """Where the profiler's trace of this trial goes."""
+        return self._folder / "profiles" / f"{self.config.trial_id}.pt.trace.json.gz"
 
     @property
     def spent_s(self) -> float:

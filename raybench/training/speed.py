@@ -39,7 +39,7 @@ class Load:
     """Side in pixels."""
     batch_size: int
     precision: str
-    """auto, fp32, bf16 or fp16."""
+    """auto, fp32, tf32, bf16 or fp16."""
     threads: int
 
 
@@ -68,6 +68,7 @@ class Workload:
         torch.set_num_threads(load.threads)
         torch.manual_seed(0)
         self.device = choose_device(load.precision, gpu=1.0)
+        self.device.set_products()
         built = build(
             load.model,
             num_classes=load.num_classes,

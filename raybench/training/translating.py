@@ -127,6 +127,14 @@ class Translation:
         self.module = module.to(device)
         self.smoothing = smoothing
 
+    @property
+    def compiled(self) -> str | None:
+        """Nothing is compiled: sentences make batches of many sizes."""
+        return None
+
+    def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
+        """Nothing to get ready."""
+
     def train(self) -> None:
         """Training mode."""
         self.module.train()

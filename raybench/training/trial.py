@@ -27,6 +27,7 @@ from raybench.training.kinds import Made, kind_of, metric_names
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.recorder import Recorder, Setup
+from raybench.training.tracing import Tracer
 from raybench.training.watchdog import Watchdog
 
 STORAGE_FAULTS = frozenset(
@@ -142,12 +143,15 @@ def _run(
 ) -> Outcome:
     torch.set_num_threads(setup.threads)
     device = choose_device(config.precision, setup.gpu)
+    device.set_products()
     device.reset_peak_memory()
     device.limit_memory(setup.memory_mib)
     if device.device.type == "cpu":
         limits.memory_mib = setup.memory_mib
     made = kind_of(config.task).make(config, setup, device)
     run = Run(config, made.task, made.training, made.validation, device, micro_batch, limits.check)
+    if setup.profile:
+        run.tracer = Tracer(recorder.trace, run.phases)
     # The draws of training (dropout) start from the seed, whatever a teacher or a cache drew before.
     torch.manual_seed(config.seed)
     if (state := recorder.resume()) is not None:
@@ -182,12 +186,16 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
         nonlocal fault
         limits.rest()
         fault = epoch.fault
+        recorder.row.env["compiled"] = run.task.compiled
         recorder.epoch(epoch, run.device.memory_mib())
         if epoch.finite and run.epoch < until and not run.over and recorder.checkpoints.due(run.epoch):
             recorder.save(run.state())
         return True
 
-    if not train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch):
+    went = train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch)
+    if run.tracer is not None:
+        run.tracer.close()
+    if not went:
         recorder.settle(Status.DIVERGED, fault)
     elif not run.over:
         recorder.save(run.state(), paused=True)

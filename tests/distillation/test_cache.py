@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raybench.distillation.cache import BLOCK, LogitCache, cache_key
+from raybench.data.views import BLOCK
+from raybench.distillation.cache import LogitCache, cache_key
 from raybench.errors import RaybenchError, ResultsError
 
 CPU = torch.device("cpu")
@@ -40,9 +41,20 @@ def slowly(positions: Tensor, slot: int) -> Tensor:
     return compute(positions, slot)
 
 
-def whole() -> Tensor:
-    """(IMAGES, VIEWS, CLASSES)."""
-    return torch.stack([compute(torch.arange(IMAGES), slot) for slot in range(VIEWS)], dim=1)
+def whole(images: int = IMAGES) -> Tensor:
+    """(images, VIEWS, CLASSES)."""
+    return torch.stack([compute(torch.arange(images), slot) for slot in range(VIEWS)], dim=1).float()
+
+
+def held(cache: LogitCache, images: int = IMAGES) -> Tensor:
+    """All that a cache holds of the first images, (images, VIEWS, CLASSES)."""
+    slots = [torch.full((cache.blocks,), slot) for slot in range(cache.views)]
+    return torch.stack([cache.packing.unpack(cache.rows(images, slot, CPU)) for slot in slots], dim=1)
+
+
+def parts(*blocks: int) -> list[tuple[int, int]]:
+    """All parts of these blocks."""
+    return [(block, slot) for block in blocks for slot in range(VIEWS)]
 
 
 def opened(folder: Path) -> LogitCache:
@@ -66,9 +78,9 @@ def in_process(work: Callable[[], object]) -> int:
 
 def test_holds_what_was_computed(tmp_path: Path) -> None:
     cache = opened(tmp_path)
-    assert cache.missing(IMAGES) == [0, 1, 2, 3]
+    assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
     assert cache.fill(IMAGES, compute) == IMAGES * VIEWS
-    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+    assert torch.equal(held(cache), whole())
     assert cache.missing(IMAGES) == []
 
 
@@ -82,26 +94,96 @@ def test_fills_whole_blocks_and_only_those_asked_for(tmp_path: Path) -> None:
 
     assert cache.fill(BLOCK + 1, spy) == 2 * BLOCK * VIEWS
     assert shown == [(start, BLOCK, slot) for start in (0, BLOCK) for slot in range(VIEWS)]
-    assert cache.missing(IMAGES) == [2, 3]
-    with pytest.raises(RuntimeError, match="2 blocks are not filled"):
-        cache.rows(IMAGES, CPU)
+    assert cache.missing(IMAGES) == parts(2, 3)
+    with pytest.raises(RuntimeError, match="2 parts are not filled"):
+        cache.rows(IMAGES, torch.zeros(4), CPU)
 
 
 def test_a_smaller_fill_is_a_prefix_of_a_larger_one_bit_for_bit(tmp_path: Path) -> None:
     small, large = opened(tmp_path / "small"), opened(tmp_path / "large")
     small.fill(100, compute)
     large.fill(IMAGES, compute)
-    assert torch.equal(small.rows(100, CPU), large.rows(IMAGES, CPU)[:100])
+    assert torch.equal(held(small, 100), held(large)[:100])
     small.fill(IMAGES, compute)
-    assert (tmp_path / "small/logits.f16").read_bytes() == (tmp_path / "large/logits.f16").read_bytes()
+    assert (tmp_path / "small/logits.i16").read_bytes() == (tmp_path / "large/logits.i16").read_bytes()
+
+
+def test_an_epoch_fills_one_slot_of_each_block_and_finds_it_again(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    slots = torch.tensor([2, 0, 1, 2])
+    assert cache.fill(IMAGES, compute, slots) == IMAGES
+    assert cache.missing(IMAGES, slots) == []
+    assert len(cache.missing(IMAGES)) == 4 * (VIEWS - 1)
+    rows = cache.packing.unpack(cache.rows(IMAGES, slots, CPU))
+    assert torch.equal(rows, whole()[torch.arange(IMAGES), slots[torch.arange(IMAGES) // BLOCK]])
+    with pytest.raises(RuntimeError, match="1 parts are not filled"):
+        cache.rows(IMAGES, torch.tensor([2, 0, 0, 2]), CPU)
+
+
+def test_parts_filled_in_any_order_give_the_same_file(tmp_path: Path) -> None:
+    at_once, in_turns = opened(tmp_path / "at once"), opened(tmp_path / "in turns")
+    at_once.fill(IMAGES, compute)
+    for slot in (2, 0, 1):
+        for images in (300, IMAGES):
+            in_turns.fill(images, compute, torch.full((4,), slot))
+    for name in ("logits.i16", "filled.u8"):
+        assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "in turns" / name).read_bytes()
+
+
+def refuse(positions: Tensor, slot: int) -> Tensor:
+    raise AssertionError(f"computed again: {slot} of {positions}")
+
+
+def test_what_was_verified_here_is_not_computed_again(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.verify(refuse, "here")  # there is nothing yet
+    cache.fill(IMAGES, compute)
+    cache.mark_verified("here")
+    opened(tmp_path).verify(refuse, "here")
+
+
+@pytest.mark.parametrize("cause", ["another machine", "written since"])
+def test_a_part_of_what_others_left_is_computed_again_once(tmp_path: Path, cause: str) -> None:
+    cache = opened(tmp_path)
+    cache.fill(300, compute)
+    cache.mark_verified("there" if cause == "another machine" else "here")
+    if cause == "written since":
+        cache.fill(IMAGES, compute)
+    shown: list[int] = []
+
+    def rounded(positions: Tensor, slot: int) -> Tensor:
+        shown.append(len(positions))
+        return (compute(positions, slot).float() * (1 + 2**-8)).half()  # as a sum in another order is
+
+    cache.verify(rounded, "here")
+    cache.verify(refuse, "here")
+    assert len(shown) == 1
+    assert shown[0] in (BLOCK, 40)
+    assert cache.missing(300) == []
+
+
+def test_logits_of_another_teacher_are_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = opened(tmp_path)
+    cache.fill(IMAGES, lambda positions, slot: compute(positions + 1, slot))
+    cache.verify(compute, "here")
+    assert "not the teacher's; the cache is filled anew" in caplog.text
+    assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
+    cache.fill(IMAGES, compute)
+    assert torch.equal(held(cache), whole())
+
+
+@pytest.mark.parametrize("damage", [b"\x00", b"\xff"])
+def test_a_file_overwritten_by_others_is_noticed(tmp_path: Path, damage: bytes) -> None:
+    cache = opened(tmp_path)
+    cache.fill(IMAGES, compute)
+    cache.mark_verified("here")
+    (tmp_path / "logits.i16").write_bytes(damage * (tmp_path / "logits.i16").stat().st_size)
+    cache.verify(compute, "here")
+    assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
 
 
 def test_nothing_is_computed_twice(tmp_path: Path) -> None:
     opened(tmp_path).fill(IMAGES, compute)
-
-    def refuse(positions: Tensor, slot: int) -> Tensor:
-        raise AssertionError(f"computed again: {slot} of {positions}")
-
     assert opened(tmp_path).fill(IMAGES, refuse) == 0
 
 
@@ -118,7 +200,7 @@ def test_two_processes_fill_at_once(tmp_path: Path) -> None:
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     # One fills everything; the other waits and finds nothing left to do.
     assert sum(int(line) for line in log.read_text().split()) == IMAGES * VIEWS
-    assert torch.equal(opened(folder).rows(IMAGES, CPU), whole())
+    assert torch.equal(held(opened(folder)), whole())
 
 
 def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path: Path) -> None:
@@ -131,12 +213,12 @@ def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path:
     cache = opened(tmp_path / "killed")
     cache.fill(IMAGES, compute)
     opened(tmp_path / "whole").fill(IMAGES, compute)
-    for name in ("logits.f16", "filled.u8"):
+    for name in ("logits.i16", "filled.u8"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+    assert torch.equal(held(cache), whole())
 
 
-@pytest.mark.parametrize("name", ["logits.f16", "filled.u8"])
+@pytest.mark.parametrize("name", ["logits.i16", "filled.u8"])
 @pytest.mark.parametrize("content", [b"", b"foreign", None])
 def test_a_truncated_foreign_or_missing_file_is_filled_again(tmp_path: Path, name: str, content: bytes | None) -> None:
     opened(tmp_path).fill(IMAGES, compute)
@@ -146,27 +228,25 @@ def test_a_truncated_foreign_or_missing_file_is_filled_again(tmp_path: Path, nam
         (tmp_path / name).write_bytes(content)
     cache = opened(tmp_path)
     # Marks without their logits would teach zeros.
-    assert cache.missing(IMAGES) == [0, 1, 2, 3]
+    assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
     cache.fill(IMAGES, compute)
-    assert torch.equal(cache.rows(IMAGES, CPU), whole())
+    assert torch.equal(held(cache), whole())
 
 
 def test_logits_that_are_not_finite_are_refused_and_not_marked(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     with pytest.raises(RaybenchError, match="not finite"):
         cache.fill(IMAGES, lambda positions, slot: compute(positions, slot) / 0)
-    assert cache.missing(1) == [0]
+    assert cache.missing(1) == parts(0)
 
 
 def test_a_full_disk_is_named_and_kills_nothing(disk: Callable[[str], Path]) -> None:
     cache = LogitCache(disk("size=64k"), 64 * BLOCK, VIEWS, CLASSES)  # 480 KiB, sparse
     with pytest.raises(ResultsError, match=r"disk full.*RAYBENCH_CACHE"):
         cache.fill(64 * BLOCK, compute)
-    filled = 64 - len(cache.missing(64 * BLOCK))
-    assert 0 < filled < 64
-    rows = filled * BLOCK
-    expected = torch.stack([compute(torch.arange(rows), slot) for slot in range(VIEWS)], dim=1)
-    assert torch.equal(cache.rows(rows, CPU), expected)
+    blocks = cache.missing(64 * BLOCK)[0][0]
+    assert 0 < blocks < 64
+    assert torch.equal(held(cache, blocks * BLOCK), whole(blocks * BLOCK))
 
 
 def test_key_depends_on_everything_it_is_given() -> None:
@@ -179,5 +259,5 @@ def test_key_depends_on_everything_it_is_given() -> None:
 def test_size_is_that_of_the_file(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     cache.fill(IMAGES, compute)
-    assert cache.size_mib == (tmp_path / "logits.f16").stat().st_size / 2**20
-    assert np.fromfile(tmp_path / "logits.f16", np.float16).size == IMAGES * VIEWS * CLASSES
+    assert cache.size_mib == (tmp_path / "logits.i16").stat().st_size / 2**20
+    assert np.fromfile(tmp_path / "logits.i16", np.int16).size == 4 * BLOCK * VIEWS * CLASSES

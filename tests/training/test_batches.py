@@ -1,4 +1,4 @@
-"""Batches: which view an image shows is a function of seed, epoch and image alone."""
+"""Batches: which view an image shows depends on seed, epoch and image, and on no batch or train size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
-from raybench.data.views import draw_slots, plain_view, render, view_table
+from raybench.data.views import BLOCK, draw_slots, plain_view, render, view_table
 from raybench.errors import DataError
 from raybench.training import batches
-from raybench.training.batches import Batch, PlainImages, TrainingImages, plain_size, view_size, views_of
+from raybench.training.batches import Batch, Kept, PlainImages, TrainingImages, plain_size, view_size, views_of
 
 CPU = torch.device("cpu")
 CONFIG = DatasetConfig(name="any", augment=("crop2", "hflip"), views=6)
@@ -81,12 +81,27 @@ def test_a_view_depends_on_seed_epoch_and_image_alone() -> None:
     assert all(torch.equal(view, whole[index]) for index, view in part.items())
 
 
+def test_images_of_a_block_show_one_slot_and_a_smaller_part_the_same_views() -> None:
+    many = data(3 * BLOCK)
+    order = np.random.default_rng(2).permutation(3 * BLOCK)
+    whole, part = (TrainingImages(many, order[:n], CONFIG, CPU) for n in (3 * BLOCK, BLOCK + 10))
+    for epoch in range(4):
+        slots = whole.block_slots(epoch, 1)
+        views = shown(whole, epoch, 1, 100)
+        for index, view in shown(part, epoch, 1, 32).items():
+            assert torch.equal(view, views[index])
+        for batch in whole.epoch(epoch, 1, 100):
+            assert torch.equal(batch.slots, slots[batch.positions // BLOCK])
+        assert torch.equal(part.block_slots(epoch, 1), slots[:2])
+    assert len({tuple(whole.block_slots(epoch, 1).tolist()) for epoch in range(20)}) > 10
+
+
 def test_the_view_is_the_one_of_the_table() -> None:
     table = view_table(N, CONFIG.augment, CONFIG.views)
     stored = torch.from_numpy(data().train_images)
     for index, view in shown(images(), epoch=2, seed=1, batch_size=16).items():
         at = torch.tensor([index])
-        code = table[index, draw_slots(at, 2, 1, 6)]
+        code = table[index, draw_slots(at // BLOCK, 2, 1, 6)]
         assert torch.equal(render(stored, at, code, CONFIG.augment)[0], view)
 
 
@@ -152,14 +167,6 @@ def test_plain_images_are_all_there_in_order() -> None:
     assert [len(labels) for _, labels in batches] == [2, 2, 1]
     assert torch.equal(torch.cat([views for views, _ in batches]), torch.from_numpy(source.train_images[chosen]))
     assert torch.equal(torch.cat([labels for _, labels in batches]), torch.from_numpy(source.train_labels[chosen]))
-
-
-def test_plain_images_take_memory_that_is_mapped_for_reading() -> None:
-    source = data()
-    source.train_images.flags.writeable = False
-    source.train_labels.flags.writeable = False
-    whole = PlainImages(source.train_images, source.train_labels, None, CPU)  # torch would warn of it
-    assert len(whole.labels) == N
 
 
 @pytest.mark.gpu
@@ -234,18 +241,26 @@ def test_of_photos_the_middle_is_evaluated() -> None:
     assert view_size(DatasetConfig(name="any", image_size=4, augment=("rrc",))) == 4
 
 
-@pytest.mark.parametrize("config", [CONFIG, endless("all"), endless(3)], ids=["numbered", "fresh", "fixed"])
-def test_images_too_many_to_copy_show_the_same_views(config: DatasetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = [80, 4, 33, 2, 70, 11]
-    copied = everything(images(chosen, config).epoch(1, 2, 4))
+def test_images_are_not_copied_on_a_cpu() -> None:
     source = data()
-    indices = np.array(chosen)
-    plain = list(PlainImages(source.train_images, source.train_labels, indices, CPU).batches(4))
-    monkeypatch.setattr(batches, "RESIDENT_BYTES", 100)
-    mapped = images(chosen, config)
-    assert mapped.images.shape[0] == N
-    assert all(torch.equal(a, b) for a, b in zip(everything(mapped.epoch(1, 2, 4)), copied, strict=True))
-    others = list(PlainImages(source.train_images, source.train_labels, indices, CPU).batches(4))
-    for (views, labels), (others_views, others_labels) in zip(plain, others, strict=True):
-        assert torch.equal(views, others_views)
-        assert torch.equal(labels, others_labels)
+    for kept in (Kept(source.train_images, np.array([80, 4, 33]), CPU), Kept(source.train_images, None, CPU)):
+        assert kept.images.data_ptr() == source.train_images.ctypes.data
+        images, places = kept.at(torch.tensor([2, 0]))
+        assert torch.equal(images[places], kept.run(0, 3)[[2, 0]])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("config", [CONFIG, endless("all"), endless(3)], ids=["numbered", "fresh", "fixed"])
+@pytest.mark.parametrize("room", [0, 2**40])
+def test_a_gpu_shows_the_same_views_with_and_without_room_for_the_images(
+    config: DatasetConfig, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_room", lambda _: room)
+    cuda, chosen, source = torch.device("cuda"), np.array([80, 4, 33, 2, 70, 11]), data()
+    expected = everything(TrainingImages(source, chosen, config, CPU).epoch(1, 2, 4))
+    found = everything(TrainingImages(source, chosen, config, cuda).epoch(1, 2, 4))
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+    plain = (PlainImages(source.train_images, source.train_labels, chosen, device).batches(4) for device in (CPU, cuda))
+    for (views, labels), (others, other_labels) in zip(*plain, strict=True):
+        assert torch.equal(views, others.cpu())
+        assert torch.equal(labels, other_labels.cpu())

@@ -72,3 +72,19 @@ def test_a_teacher_in_the_cache_costs_its_logits_only() -> None:
     trial = config(prepare="none")
     ensure_teacher(trial, Setup())
     assert timed().teacher_s(TeacherWanted(trial, 200)) == pytest.approx(200 * 4 * 0.002)
+
+
+def test_kept_logits_cost_once_what_a_live_teacher_costs_in_every_step() -> None:
+    found = timed().logits(TeacherWanted(config(), 200), trained=3 * 10 * 200)
+    assert found is not None
+    assert found.views == 4
+    assert found.fill_s == pytest.approx(200 * 4 * 0.002)
+    assert found.live_s == pytest.approx(3 * 10 * 200 * 0.002)
+    assert found.mib == pytest.approx(256 * 4 * 10 * 2 / 2**20)  # one block, 10 classes in 16 bits
+    assert timed().logits(TeacherWanted(config(cache="off"), 200), trained=1) is None
+    assert timed().logits(TeacherWanted(config(alpha=0.0), 200), trained=1) is None
+
+
+def test_a_live_teacher_is_part_of_its_trials_cost() -> None:
+    cached, live = timed().trial_s(config()), timed().trial_s(config(cache="off"))
+    assert live - cached == pytest.approx(10 * 200 * 0.002)

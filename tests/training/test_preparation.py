@@ -27,8 +27,8 @@ from raybench.training.device import Device
 from raybench.training.ingredients import gather
 from raybench.training.loop import Run
 from raybench.training.preparation import (
+    Logits,
     ensure_teacher,
-    fill_cache,
     load_teacher,
     prepare_teacher,
     teacher_folder,
@@ -278,7 +278,7 @@ def test_a_teacher_prepared_again_answers_for_itself(lost: str) -> None:
     """On another device or with other threads it has other bits: nothing of the one before may stand beside it."""
     trial = config("none")
     prepare_teacher(trial, SETUP, 100)
-    (logits,) = teacher_folder(trial).glob("logits-*/logits.f16")
+    (logits,) = teacher_folder(trial).glob("logits-*/logits.i16")
     whole = logits.read_bytes()
     with logits.open("r+b") as file:  # those of another teacher
         file.write(bytes(64))
@@ -314,38 +314,79 @@ def test_weights_named_by_a_path_are_needed_for_the_preparation_only(tmp_path: P
     assert torch.equal(mine, theirs)
 
 
-def test_cached_logits_are_the_live_teachers_of_the_same_views_to_rounding() -> None:
+def with_cache(trial: TrialConfig, how: str) -> TrialConfig:
+    return trial.model_copy(update={"distillation": trial.distillation.model_copy(update={"cache": how})})
+
+
+def filled(trial: TrialConfig, images: int) -> Tensor:
+    """The logits of the first images in all their views, (images, views, classes), computed where missing."""
+    ensure_teacher(trial, SETUP)
+    logits = Logits(trial, SETUP, CPU)
+    logits.fill(images)
+    cache = logits.cache
+    slots = [torch.full((cache.blocks,), slot) for slot in range(cache.views)]
+    return torch.stack([cache.packing.unpack(cache.rows(images, slot, CPU.device)) for slot in slots], dim=1)
+
+
+@pytest.mark.parametrize("how", ["prefill", "lazy"])
+def test_cached_logits_are_the_live_teachers_of_the_same_views_to_rounding(how: str) -> None:
     trial = config("finetune")
     ingredients = gather(trial, SETUP, CPU)
-    cached, _ = teacher_logits(trial, SETUP, ingredients.training, CPU)
-    off = trial.model_copy(update={"distillation": trial.distillation.model_copy(update={"cache": "off"})})
-    live, _ = teacher_logits(off, SETUP, ingredients.training, CPU)
+    cached, _ = teacher_logits(with_cache(trial, how), SETUP, ingredients.training, CPU)
+    live, _ = teacher_logits(with_cache(trial, "off"), SETUP, ingredients.training, CPU)
     assert isinstance(cached, CachedTeacher)
     assert isinstance(live, LiveTeacher)
     for epoch in range(3):
+        cached.begin(epoch, 7, lambda: None)
         for batch in ingredients.training.epoch(epoch, 7, 33):
             # Batches of 256 and of 33 sum in another order (1e-6), which may turn the last of 11 bits.
             torch.testing.assert_close(cached(batch), live(batch), rtol=2**-10, atol=1e-3)
 
 
+def test_a_lazy_cache_asks_its_teacher_for_what_an_epoch_shows_and_no_more() -> None:
+    trial = with_cache(config("none", train_size=300), "lazy")
+    assert prepare_teacher(trial, SETUP, 300)
+    assert not list(teacher_folder(trial).glob("logits-*"))
+    training = gather(trial, SETUP, CPU).training
+    logits = Logits(trial, SETUP, CPU)
+    teacher, checks = logits.of_epochs(training), 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+
+    for epoch in range(2):
+        before = checks
+        teacher.begin(epoch, 0, check)
+        fresh = {
+            (block, slot)
+            for block, slot in enumerate(training.block_slots(epoch, 0).tolist())
+            if slot not in [training.block_slots(e, 0)[block] for e in range(epoch)]
+        }
+        assert checks - before == len(fresh)
+        assert not logits.cache.missing(300, training.block_slots(epoch, 0))
+    assert 2 <= checks < 2 * 3
+    assert len(logits.cache.missing(300)) == 2 * 3 - checks
+
+
+def test_a_lazy_trial_is_the_prefilled_one() -> None:
+    lazy, prefilled = with_cache(config(), "lazy"), with_cache(config(), "prefill")
+    assert lazy.trial_id == prefilled.trial_id
+    assert lazy.canonical() == prefilled.canonical()
+
+
 def test_a_smaller_train_size_reads_the_prefix_of_what_a_larger_one_filled() -> None:
     large, small = config("none", train_size=300), config("none", train_size=50)
-    ensure_teacher(large, SETUP)
-    filled = fill_cache(large, SETUP, CPU)
-    cache = fill_cache(small, SETUP, CPU)
-    assert cache.folder == filled.folder
-    assert torch.equal(cache.rows(50, CPU.device), filled.rows(300, CPU.device)[:50])
+    whole = filled(large, 300)
+    assert torch.equal(filled(small, 50), whole[:50])
     assert len(list(teacher_folder(small).glob("logits-*"))) == 1
 
 
 def test_other_views_have_logits_of_their_own() -> None:
     few, more = config("none"), config("none", views=5)
-    for trial in (few, more):
-        ensure_teacher(trial, SETUP)
-    a, b = (fill_cache(trial, SETUP, CPU) for trial in (few, more))
-    assert a.folder != b.folder
     # Views are a prefix of more views, and so are their logits: the very same batches are computed.
-    assert torch.equal(a.rows(100, CPU.device), b.rows(100, CPU.device)[:, :3])
+    assert torch.equal(filled(few, 100), filled(more, 100)[:, :3])
+    assert Logits(few, SETUP, CPU).cache.folder != Logits(more, SETUP, CPU).cache.folder
 
 
 def test_preparing_ahead_leaves_nothing_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +399,6 @@ def test_preparing_ahead_leaves_nothing_to_compute(monkeypatch: pytest.MonkeyPat
 
 def test_preparing_ahead_for_live_trials_keeps_no_logits() -> None:
     trial = config("none")
-    off = trial.model_copy(update={"distillation": trial.distillation.model_copy(update={"cache": "off"})})
+    off = with_cache(trial, "off")
     prepare_teacher(off, SETUP, 100)
     assert not list(teacher_folder(off).glob("logits-*"))

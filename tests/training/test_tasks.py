@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig
 from raybench.data.views import normalise
+from raybench.distillation.packing import Packing
 from raybench.models import BuiltModel, build, head_parameters
 from raybench.training.batches import Batch
 from raybench.training.tasks import CachedTeacher, Classification, Distillation
@@ -29,25 +30,35 @@ def batch(n: int = 8) -> Batch:
     return Batch(torch.arange(n), torch.arange(n) % 3, views, torch.arange(n) % 4)
 
 
+def cached(logits: Tensor) -> CachedTeacher:
+    """A teacher of these logits (images, classes), in the midst of an epoch."""
+    packing = Packing(logits.shape[1])
+    teacher = CachedTeacher(lambda *_: packing.pack(logits.half()), packing.unpack)
+    teacher.begin(0, 0, lambda: None)
+    return teacher
+
+
 def distil(alpha: float, rows: Tensor, kind: str = "both") -> Distillation:
     wanted = DistillationConfig.model_validate(
         {"type": kind, "alpha": alpha, "tau": 2.0, "teacher": TeacherConfig(name="any").model_dump()}
     )
-    return Distillation(Classification(resnet(), CPU), wanted, CachedTeacher(rows))
+    return Distillation(Classification(resnet(), CPU), wanted, cached(rows))
 
 
-def test_cached_logits_are_those_of_the_images_and_views_shown() -> None:
-    rows = torch.randn(8, 3, 4).half()
+def test_cached_logits_are_those_of_the_images_shown_in_the_epoch() -> None:
+    packing, rows = Packing(4), torch.randn(3, 8, 4).half()  # of three epochs
+    teacher = CachedTeacher(lambda epoch, *_: packing.pack(rows[epoch]), packing.unpack)
     shown = batch()
-    found = CachedTeacher(rows)(shown)
-    assert found.dtype == torch.float32
-    for row, (position, slot) in enumerate(zip(shown.positions.tolist(), shown.slots.tolist(), strict=True)):
-        assert torch.equal(found[row], rows[position, slot].float())
+    for epoch in (2, 0, 1):
+        teacher.begin(epoch, 0, lambda: None)
+        found = teacher(shown)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, rows[epoch][shown.positions].float())
 
 
 def test_distillation_at_alpha_zero_is_the_plain_student_bit_for_bit() -> None:
     plain = Classification(resnet(), CPU)
-    distilled = distil(0.0, torch.randn(8, 3, 4).half())
+    distilled = distil(0.0, torch.randn(8, 4))
     for task in (plain, distilled):
         task.train()
         task.step(batch())["loss"].backward()
@@ -58,7 +69,7 @@ def test_distillation_at_alpha_zero_is_the_plain_student_bit_for_bit() -> None:
 
 
 def test_parts_of_the_loss_add_up() -> None:
-    task = distil(0.3, torch.randn(8, 3, 4).half())
+    task = distil(0.3, torch.randn(8, 4))
     task.train()
     parts = task.step(batch())
     expected = 0.7 * parts["ce"] + 0.3 * (parts["kd_hard"] + parts["kd_soft"]) / 2
@@ -118,7 +129,7 @@ def two_headed(alpha: float) -> Distillation:
     wanted = DistillationConfig.model_validate(
         {"type": "hard", "alpha": alpha, "teacher": TeacherConfig(name="any").model_dump()}
     )
-    return Distillation(Classification(distilled_vit(), CPU), wanted, CachedTeacher(torch.randn(8, 3, 4).half()))
+    return Distillation(Classification(distilled_vit(), CPU), wanted, cached(torch.randn(8, 4)))
 
 
 def test_the_class_head_learns_from_labels_and_the_distillation_head_from_the_teacher() -> None:

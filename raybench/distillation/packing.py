@@ -1,0 +1,51 @@
+"""A row of logits in 16-bit words: whole where classes are few, else the largest and what the rest weighs together.
+
+Words are int16, which every device can index.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+DENSE_CLASSES = 200
+"""Up to so many classes a row is kept whole."""
+KEPT = 64
+"""Of more classes so many are kept: of a teacher of ImageNet they hold all but a hundredth of the probability."""
+
+
+class Packing:
+    """(B, classes) float16 <-> (B, width) words of 16 bits.
+
+    Up to `DENSE_CLASSES` nothing is lost. Of more, a row holds the `KEPT` largest logits, their classes, and the
+    logarithm of the summed exponentials of all others, who then share it evenly: argmax, the kept logits and, at
+    temperature 1, the probabilities of the kept classes stay what they were.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """Raises ValueError for more classes than 16 bits can number."""
+        if classes > 2**16:
+            raise ValueError(f"{classes} classes: at most {2**16} can be numbered in 16 bits")
+        self.classes = classes
+        self.dense = classes <= DENSE_CLASSES
+        self.width = classes if self.dense else 2 * KEPT + 1
+
+    def pack(self, logits: Tensor) -> Tensor:
+        """float16 logits (B, classes) -> int16 (B, width)."""
+        if self.dense:
+            return logits.half().contiguous().view(torch.int16)
+        values, where = logits.float().topk(KEPT, dim=1)  # (B, KEPT)
+        others = logits.float().scatter(1, where, -math.inf).logsumexp(dim=1, keepdim=True)  # (B, 1)
+        numbers = torch.cat([values, others], dim=1).half().view(torch.int16)
+        return torch.cat([numbers, where.to(torch.int16)], dim=1)  # wraps beyond 2^15, which unpack undoes
+
+    def unpack(self, words: Tensor) -> Tensor:
+        """int16 (B, width) -> float32 logits (B, classes), on the same device."""
+        if self.dense:
+            return words.view(torch.float16).float()
+        numbers = words[:, : KEPT + 1].contiguous().view(torch.float16).float()
+        where = words[:, KEPT + 1 :].to(torch.int64) & 0xFFFF
+        each = numbers[:, KEPT:] - math.log(self.classes - KEPT)  # (B, 1)
+        return each.repeat(1, self.classes).scatter(1, where, numbers[:, :KEPT])
