@@ -1,6 +1,6 @@
 """How much faster CI2P-ViT trains and answers than ViT-B/16 on the same images, in one process on this machine.
 
-    python benchmarks/ci2p_speed.py [--batch-size 8] [--threads 2] [--repeats 5] [--image-size 256] [--json]
+    python benchmarks/ci2p.py [--batch-size 8] [--threads 2] [--repeats 5] [--image-size 256] [--json]
 
 Both models take turns, step by step, so that what else the machine does meets them alike; one warm-up each, then the
 median of `--repeats`. A training step is forward, backward and AdamW's step on cross-entropy; random images and random

@@ -1,6 +1,6 @@
 """What it costs that nothing is lost: a row, TensorBoard, the watchdog, a checkpoint, and all of it in a real trial.
 
-    python benchmarks/overhead.py [--json] [--folder DIR] [--pairs 5] [--epochs 12]
+    python benchmarks/trial_overhead.py [--json] [--folder DIR] [--pairs 5] [--epochs 12]
 
 The share of training is that of a whole `run_trial` with everything on (rows, TensorBoard, checkpoints at the default
 interval, all limits, the watchdog, the best weights kept) against the bare `train()` loop on the same ingredients and
