@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,13 @@ def balanced_order(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
     Any run of it is class-balanced to within one image, as long as no class has run out.
     """
+    return _order(np.ascontiguousarray(labels, dtype=np.int64).tobytes()).copy()
+
+
+@lru_cache(maxsize=4)
+def _order(content: bytes) -> npt.NDArray[np.int64]:
+    """The order for the labels in these bytes; kept, since a worker trains many trials on the same data."""
+    labels = np.frombuffer(content, dtype=np.int64)
     count = len(labels)
     indices = np.arange(count, dtype=np.int64)
     ranks = hashing.bits(indices, hashing.key("split"))

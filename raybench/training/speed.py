@@ -39,7 +39,7 @@ class Load:
     """Side in pixels."""
     batch_size: int
     precision: str
-    """auto, fp32, tf32, bf16 or fp16."""
+    """auto, amp, fp32, tf32, bf16 or fp16."""
     threads: int
 
 

@@ -109,7 +109,7 @@ class Classification(Quiet):
                 parameter.requires_grad_(True)
         self.mean, self.std, self.image_size = built.mean, built.std, built.image_size
         self.label_smoothing = label_smoothing
-        self._faster = None if compile_for is None else Compiled(self.heads, compile_for)
+        self._faster = None if compile_for is None else Compiled(self._answers, compile_for)
         self.asked: tuple[float, float] = (1.0, 0.0)
         """Of a model with two heads, the shares of the class and the distillation head in its answer."""
 
@@ -123,7 +123,9 @@ class Classification(Quiet):
 
     def heads(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 views (B, C, H, W) -> logits (B, classes) to compare with labels, and with a teacher."""
-        images = normalise(views, self.mean, self.std, self.image_size)
+        return self._answers(normalise(views, self.mean, self.std, self.image_size))
+
+    def _answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if has_two_heads(self.module):
             return two_heads(self.module, images)
         output: Tensor = self.module(images)
@@ -148,7 +150,7 @@ class Classification(Quiet):
         """`heads` of a training batch, compiled where that is asked for."""
         if self._faster is None:
             return self.heads(views)
-        by_class, by_distillation = self._faster(views)
+        by_class, by_distillation = self._faster(normalise(views, self.mean, self.std, self.image_size))
         return by_class, by_distillation
 
     def step(self, batch: Batch) -> Parts:

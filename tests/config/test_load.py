@@ -110,7 +110,7 @@ def test_all_faults_come_at_once_each_with_its_line(faults: Faults, written: Wri
             'some.yaml:15: factors.label_smoothing: {"uniform": [0, 1]}: must be a list of values',
             "some.yaml:17: tune.algorthm: no such key; did you mean tune.algorithm?",
             "some.yaml:19: tune.space.seed: {eval: …}: must be one of loguniform, uniform, randint, choice",
-            'some.yaml:20: precision = "fp8": must be auto, fp32, bf16 or fp16',
+            'some.yaml:20: precision = "fp8": must be auto, amp, fp32, tf32, bf16 or fp16',
             "some.yaml:21: seeds: seeds must be distinct",
             "some.yaml:22: resources.cpu = -1: must be greater than 0",
             "some.yaml:24: presets.quik: no such key; did you mean quick?",

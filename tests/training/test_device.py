@@ -14,7 +14,10 @@ HAS_GPU = torch.cuda.is_available()
 
 
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is here")
-@pytest.mark.parametrize(("wanted", "used"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16")])
+@pytest.mark.parametrize(
+    ("wanted", "used"),
+    [("auto", "fp32"), ("fp32", "fp32"), ("tf32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16")],
+)
 def test_on_a_cpu(wanted: str, used: str) -> None:
     device = choose_device(wanted, 0)
     assert device == Device(torch.device("cpu"), used)
@@ -23,10 +26,32 @@ def test_on_a_cpu(wanted: str, used: str) -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_auto_is_a_16_bit_precision() -> None:
-    device = choose_device("auto", 0)
-    assert device.device.type == "cuda"
-    assert device.precision in ("bf16", "fp16")
-    assert device.name
+    for wanted in ("auto", "amp"):
+        device = choose_device(wanted, 1)
+        assert device.device.type == "cuda"
+        assert device.precision in ("bf16", "fp16")
+        assert device.name
+
+
+@pytest.mark.skipif(HAS_GPU, reason="a GPU is here")
+@pytest.mark.parametrize(("has_amx", "used"), [(True, "bf16"), (False, "fp32")])
+def test_amp_is_16_bits_on_a_cpu_that_multiplies_them(
+    has_amx: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
+    assert choose_device("amp", 0).precision == used
+
+
+@pytest.mark.gpu
+def test_fp32_on_a_gpu_is_fp32_and_tf32_is_not() -> None:
+    a = torch.randn(512, 512, device="cuda")
+    exact = (a.double() @ a.double()).float()
+
+    def error(precision: str) -> float:
+        choose_device(precision, 1).set_products()
+        return float((a @ a - exact).abs().max())
+
+    assert error("fp32") < 1e-3 < error("tf32")
 
 
 def test_autocast_is_off_for_32_bits_and_on_below() -> None:
