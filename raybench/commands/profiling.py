@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from raybench.config.document import parse, problem_of
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, RaybenchError
 from raybench.models import build, names
 from raybench.models.builder import meant_size
@@ -22,7 +22,6 @@ from raybench.training.speed import HALF, IN_CHANNELS, Load, Rate, compare_speed
 
 Entry = dict[str, Any]
 """What is known of one model, under the names of the JSON output; `error` only where it could not be measured."""
-Option = int | float | bool | str
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,15 @@ def _options(written: Sequence[str], problems: list[str]) -> dict[str, Option]:
         except yaml.YAMLError as error:
             problems.append(f"--options {key}: {problem_of(error)[1]}")
             continue
-        if isinstance(parsed, Option):
+        if isinstance(parsed, int | float | bool | str) or (isinstance(parsed, list) and _numbers(parsed)):
             options[key] = parsed
         else:
-            problems.append(f"--options {text}: must be a number, true, false or text")
+            problems.append(f"--options {text}: must be a number, true, false, text or a list of numbers")
     return options
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _counted(config: ModelConfig, request: Request) -> tuple[Load, Counts]:

@@ -26,6 +26,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes, NumPy's being the narrowest."""
 Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
 OF_A_SWEEP = "sweep:"
+Option = int | float | bool | str | list[int | float]
+"""What a model's constructor may be given."""
 
 
 class Section(BaseModel):
@@ -95,8 +97,8 @@ class ModelConfig(Section):
     """
     image_size: PositiveInt | None = None
     """Side in pixels to which views are resized for this model; none takes the data set's."""
-    options: dict[str, int | float | bool | str] = {}
-    """Keyword arguments of the model's constructor, such as img_size, patch_size, drop_path_rate."""
+    options: dict[str, Option] = {}
+    """Keyword arguments of the model's constructor, such as img_size, patch_size, drop_path_rate, window_sizes."""
     mean: Channels | None = None
     std: Channels | None = None
     """Normalisation of the input in [0, 1]; none takes that of the pretrained weights, else that of the data set."""

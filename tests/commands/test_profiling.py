@@ -170,14 +170,14 @@ def test_all_errors_come_together_and_nothing_is_started() -> None:
         "basic_vit",
         "test_vit",
         image_size=30,
-        options=("depth", "a=[1]"),
+        options=("depth", "a=[b]"),
         timing=True,
     )
     with pytest.raises(ConfigError) as caught:
         profile(asked, unheard)
     problems = caught.value.problems
     assert problems[0].startswith("--options 'depth': must be KEY=VALUE")
-    assert problems[1] == "--options a=[1]: must be a number, true, false or text"
+    assert problems[1] == "--options a=[b]: must be a number, true, false, text or a list of numbers"
     assert problems[2].startswith('unknown model "resnet2O"; nearest known: ')
     assert "resnet20" in problems[2].partition("Allowed")[0]
     assert problems[3:] == (

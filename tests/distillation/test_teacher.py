@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig
+from raybench.config.trial import DistillationConfig, ModelConfig, Option, TeacherConfig
 from raybench.data.views import normalise
 from raybench.distillation.teacher import Teacher, TeacherRecord
 from raybench.models import BuiltModel, build
@@ -123,7 +123,7 @@ def test_near_chance_is_below_twice_chance() -> None:
 
 def test_a_teacher_with_two_heads_says_what_it_was_scored_by() -> None:
     torch.manual_seed(0)
-    small: dict[str, int | float | bool | str] = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1}
+    small: dict[str, Option] = {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1}
     config = ModelConfig(name="deit_tiny_distilled_patch16_224", options={**small, "num_heads": 3})
     built = build(config, num_classes=4, in_channels=1, image_size=8, mean=(0.5,), std=(0.5,))
     views = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raybench import models
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, WeightsError
 from raybench.models.analysis_transform import AnalysisTransform
 from raybench.models.builder import BuiltModel
@@ -18,7 +18,7 @@ from raybench.models.ci2p import CI2P, InvertedResidual, SqueezeExcitation
 
 torch.set_num_threads(1)
 
-Options = dict[str, int | float | bool | str]
+Options = dict[str, Option]
 SMALL: Options = {"dim": 16, "depth": 2, "heads": 2, "encoder_channels": 8, "latent_channels": 12}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.2, 0.2)
 PUBLISHED_FILE = "bmshj2018-factorized-prior-5-866ba797.pth.tar"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from raybench import models
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.models import registry
 
 torch.set_num_threads(1)
@@ -31,11 +31,11 @@ class Small:
 
     inputs: tuple[tuple[int, int], ...] = (RGB, GREY)
     """(channels, side in pixels), each tested."""
-    options: dict[str, int | float | bool | str] = field(default_factory=dict)
+    options: dict[str, Option] = field(default_factory=dict)
 
 
-FEW: dict[str, int | float | bool | str] = {"dim": 16, "depth": 2, "heads": 2}
-CODE: dict[str, int | float | bool | str] = {"encoder_channels": 8, "latent_channels": 8}
+FEW: dict[str, Option] = {"dim": 16, "depth": 2, "heads": 2}
+CODE: dict[str, Option] = {"encoder_channels": 8, "latent_channels": 8}
 CODECS = ("bmshj2018_factorized",)
 """Models of ours whose output is an image; tests/models/test_codec.py has their contract."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raybench import models
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.models.macs import Macs, count_macs, measure
 from raybench.models.resnet_cifar import resnet
 from raybench.models.vit_small import vit
@@ -109,7 +109,7 @@ def test_products_with_weights_are_layers_and_others_attention() -> None:
 @pytest.mark.parametrize("name", ["ci2p_vit", "ci2p_vit_ds", "vit_b16_gap"])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_fused_and_plain_attention_cost_the_same(name: str, device: str) -> None:
-    options: dict[str, int | float | bool | str] = {"dim": 16, "depth": 2, "heads": 2}
+    options: dict[str, Option] = {"dim": 16, "depth": 2, "heads": 2}
     if name != "vit_b16_gap":
         options |= {"encoder_channels": 4, "latent_channels": 12}
     found = []

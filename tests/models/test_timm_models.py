@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from raybench import models
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, WeightsError
 from raybench.models.builder import BuiltModel
 
@@ -97,7 +97,7 @@ def test_a_model_without_a_head_cannot_be_probed() -> None:
 
 
 def test_a_file_of_another_size_and_other_classes(tmp_path: Path) -> None:
-    options: dict[str, int | float | bool | str] = {"patch_size": 4}
+    options: dict[str, Option] = {"patch_size": 4}
     trained = built(ModelConfig(name="test_vit", image_size=16, options=options), num_classes=3).module
     save_file(trained.state_dict(), tmp_path / "small.safetensors")
     config = ModelConfig(name="test_vit", image_size=32, options=options, weights=str(tmp_path / "small.safetensors"))

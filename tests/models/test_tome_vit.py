@@ -17,7 +17,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from torch import Tensor, nn
 
 from raybench import models
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError
 from raybench.models.macs import count_macs
 from raybench.models.tome_vit import MergingBlock, Trace, apply_tome, source_map
@@ -348,7 +348,7 @@ def test_what_merging_cannot_do_is_refused() -> None:
         apply_tome(checkpointing, 8)
 
 
-def built(name: str, weights: str = "none", **options: int | float | bool | str) -> nn.Module:
+def built(name: str, weights: str = "none", **options: Option) -> nn.Module:
     torch.manual_seed(0)
     config = ModelConfig(name=name, weights=weights, options=options)
     half = (0.5,) * 3

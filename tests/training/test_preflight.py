@@ -19,7 +19,7 @@ from raybench import models
 from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import ModelConfig, Option
 from raybench.data import load
 from raybench.errors import ConfigError, DataError, RaybenchError
 from raybench.training.preflight import Checked, check
@@ -293,7 +293,7 @@ def test_weights_of_a_codec_and_of_a_translator_are_looked_at_too(tmp_path: Path
 
 def test_a_model_is_looked_at_once_and_no_tensor_is_read(tmp_path: Path) -> None:
     # A file of 9 GB that takes nothing on the disk but its header.
-    options: dict[str, int | float | bool | str] = {"embed_dim": 3840}
+    options: dict[str, Option] = {"embed_dim": 3840}
     with torch.device("meta"):
         module = models.build(
             ModelConfig(name="vit_base_patch16_224", options=options),

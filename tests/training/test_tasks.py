@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig
+from raybench.config.trial import DistillationConfig, ModelConfig, Option, TeacherConfig
 from raybench.data.views import normalise
 from raybench.distillation.packing import Packing
 from raybench.models import BuiltModel, build, head_parameters
@@ -114,7 +114,7 @@ def test_the_layout_in_memory_changes_no_value() -> None:
 
 def distilled_vit() -> BuiltModel:
     torch.manual_seed(0)
-    small: dict[str, int | float | bool | str] = {
+    small: dict[str, Option] = {
         "img_size": 8,
         "patch_size": 4,
         "embed_dim": 12,
