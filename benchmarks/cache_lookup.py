@@ -22,7 +22,8 @@ from torch import Tensor
 
 from benchmarks.peers.pairs import Claim, arguments, interleaved, show
 from raybench.data.views import BLOCK, draw_slots, epoch_order
-from raybench.distillation.cache import LogitCache
+from raybench.distillation.cache import ViewCache
+from raybench.distillation.packing import Packing
 
 BATCH = 128
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ class Cached:
     def __init__(self, folder: Path, images: int, views: int, classes: int) -> None:
         generator = torch.Generator().manual_seed(0)
         logits = torch.randn(images, views, classes, generator=generator).half()
-        self.cache = LogitCache(folder / "ours", images, views, classes)
+        self.cache = ViewCache(folder / "ours", images, views, Packing(classes))
         self.cache.fill(images, lambda positions, slot: logits[positions, slot])
         self.files = folder / "files"
         self.files.mkdir()
@@ -55,7 +56,7 @@ class Cached:
         order, slots = self.epoch(epoch)
         rows = self.cache.rows(self.images, slots, CPU)
         for positions in order.split(BATCH):
-            yield self.cache.packing.unpack(rows[positions])
+            yield rows(positions)
 
     def file_an_image(self, epoch: int, batches: int) -> Iterator[Tensor]:
         """The same, from files."""

@@ -24,7 +24,8 @@ import torch
 from benchmarks.peers.pairs import Claim, arguments, interleaved, show
 from raybench.config.trial import DistillationConfig, ModelConfig, TeacherConfig, TrialConfig
 from raybench.data import ImageData
-from raybench.distillation.cache import LogitCache
+from raybench.distillation.cache import ViewCache
+from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import Teacher
 from raybench.models import build
 from raybench.training.batches import PlainImages, TrainingImages
@@ -101,7 +102,7 @@ class Contest:
 
     def cached(self, folder: Path, teacher: Teacher) -> CachedTeacher:
         """What the teacher says of all views, computed before."""
-        cache = LogitCache(folder, len(self.training), VIEWS, CLASSES)
+        cache = ViewCache(folder, len(self.training), VIEWS, Packing(CLASSES))
         cache.fill(
             len(self.training),
             lambda positions, slot: torch.cat(
@@ -113,11 +114,10 @@ class Contest:
         )
         return self.reading(cache)
 
-    def reading(self, cache: LogitCache) -> CachedTeacher:
+    def reading(self, cache: ViewCache) -> CachedTeacher:
         """A teacher out of a cache, as a trial has it."""
         return CachedTeacher(
-            lambda epoch, seed, _: cache.rows(len(self.training), self.training.block_slots(epoch, seed), CPU),
-            cache.packing.unpack,
+            lambda epoch, seed, _: cache.rows(len(self.training), self.training.block_slots(epoch, seed), CPU)
         )
 
 
@@ -128,7 +128,7 @@ def contests(args: argparse.Namespace) -> Iterator[Claim]:
     """Each claim as it is measured."""
     with tempfile.TemporaryDirectory() as name:
         plain = Contest(args.steps, args.batch)
-        logits = LogitCache(Path(name) / "plain", len(plain.training), VIEWS, CLASSES)
+        logits = ViewCache(Path(name) / "plain", len(plain.training), VIEWS, Packing(CLASSES))
         # Whose they are costs a look-up nothing.
         logits.fill(len(plain.training), lambda positions, _: torch.randn(len(positions), CLASSES).half())
         cached = plain.reading(logits)

@@ -12,9 +12,9 @@ def of_task(task: Task) -> set[str]:
     """Dotted names that a kind of task does not look at."""
     images = {"dataset.image_size", "dataset.augment", "dataset.views", "mix.mixup", "mix.cutmix"}
     if task == "translation":
-        return {*images, "dataset.val_size", "codec.lmbda", "codec.aux_lr", "compile"}
+        return {*images, "dataset.val_size", "codec.lmbda", "codec.aux_lr", "compile", "latents"}
     if task == "compression":
-        return {"mix.mixup", "mix.cutmix", "label_smoothing", "compile"}
+        return {"mix.mixup", "mix.cutmix", "label_smoothing", "compile", "latents"}
     return {"codec.lmbda", "codec.aux_lr"}
 
 

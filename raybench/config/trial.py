@@ -271,6 +271,9 @@ class TrialConfig(Section):
     """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; `amp`: the same, but bf16 on a CPU that
     multiplies it in hardware (AMX), where it is two to three times as fast; `tf32`: fp32 whose products a GPU makes of
     19 bits. The row says what was really used."""
+    latents: Literal["off", "lazy"] = "off"
+    """Whether the code of a frozen encoder (ci2p_vit) is kept in 16 bits for all trials, computed when an epoch first
+    shows a view, or made anew in every step."""
     compile: bool = False
     """Compile the student's training step (torch.compile), where that works; the row says whether it did."""
     seed: Seed = 0
@@ -280,6 +283,10 @@ class TrialConfig(Section):
         distilled = self.distillation.type != "none" and self.distillation.alpha > 0
         if distilled and self.task != "image_classification":
             raise ValueError(f"task = {self.task} has no distillation (distillation.type = none)")
+        if self.latents != "off" and self.mix.on:
+            raise ValueError("mix: the encoder must see the mixed images, so latents must be off")
+        if self.latents != "off" and distilled and self.distillation.cache == "off":
+            raise ValueError("distillation.cache: a teacher in every step must see the images, so latents must be off")
         if distilled and self.mix.on and self.distillation.cache != "off":
             raise ValueError("mix: the teacher must see the mixed images too, so distillation.cache must be off")
         return self

@@ -1,11 +1,13 @@
-"""Teacher logits of all trials, computed once: one memory-mapped file a teacher and set of views.
+"""What a frozen model says of fixed views, computed once for all trials: a memory-mapped file a model and set of views.
 
-Layout of a folder: `logits.i16`, shape (blocks, views, BLOCK, width): images lie in the order of the split, so that a
+So a teacher's logits are kept, and the code of a frozen encoder.
+
+Layout of a folder: `rows.i16`, shape (blocks, views, BLOCK, width): images lie in the order of the split, so that a
 smaller train size is a prefix, each row packed as `packing.py` says; `filled.u8`, shape (blocks, views), a byte each
-that is set after that part's logits are on disk; `verified.json`, where parts were last computed again and compared.
+that is set after that part's rows are on disk; `verified.json`, where parts were last computed again and compared.
 
 A part is the same view slot of BLOCK neighbouring images. In an epoch all images of a block show the same slot, so an
-epoch needs one part of each block, and a trial that ends early has asked its teacher for no more than it used. Parts
+epoch needs one part of each block, and a trial that ends early has asked the model for no more than it used. Parts
 are fixed and filled whole and in the same batches, so the same cache holds the same bits whoever fills it, in whatever
 order, and a fill that was killed goes on where it stopped. One writer at a time, many readers.
 """
@@ -20,6 +22,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import filelock
 import numpy as np
@@ -28,7 +31,6 @@ import torch
 from torch import Tensor
 
 from raybench.data.views import BLOCK
-from raybench.distillation.packing import Packing
 from raybench.errors import RaybenchError, ResultsError
 
 VERSION = 2
@@ -38,30 +40,50 @@ ALIKE = 2**-6
 in which another processor may have summed in another order."""
 
 Compute = Callable[[Tensor, int], Tensor]
-"""(positions (B,), slot) -> float16 logits (B, classes) of that view of these images."""
+"""(positions (B,), slot) -> what the model says of that view of these images, (B, …)."""
+Rows = Callable[[Tensor], Tensor]
+"""positions (B,) -> float32 rows (B, …), on the device of the positions."""
 Part = tuple[int, int]
 """(block, slot)"""
 
 logger = logging.getLogger(__name__)
 
 
-class LogitCache:
-    """Logits of (images, views), filled part by part."""
+class Packs(Protocol):
+    """How a row is kept in 16-bit words."""
 
-    def __init__(self, folder: Path, images: int, views: int, classes: int) -> None:
-        """Open the cache in `folder`, or make an empty one; files of another size are foreign or torn and replaced."""
+    width: int
+
+    def pack(self, values: Tensor) -> Tensor:
+        """(B, …) -> int16 (B, width)."""
+        ...
+
+    def unpack(self, words: Tensor) -> Tensor:
+        """int16 (B, width) -> float32 (B, …), on the same device."""
+        ...
+
+
+class ViewCache:
+    """Rows of (images, views), filled part by part."""
+
+    def __init__(self, folder: Path, images: int, views: int, packing: Packs, what: str = "teacher's logits") -> None:
+        """Open the cache in `folder`, or make an empty one; files of another size are foreign or torn and replaced.
+
+        `what` the rows are, for messages.
+        """
+        self.what = what
         self.folder = folder
         self.images, self.views = images, views
         self.blocks = _blocks(images)
-        self.packing = Packing(classes)
-        self._logits = folder / "logits.i16"
+        self.packing = packing
+        self._file = folder / "rows.i16"
         self._filled = folder / "filled.u8"
         self._verified = folder / "verified.json"
         self._shape = (self.blocks, views, BLOCK, self.packing.width)
         self._bytes = self.blocks * views * BLOCK * self.packing.width * 2
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
-            if not (_has_size(self._logits, self._bytes) and _has_size(self._filled, self.blocks * views)):
+            if not (_has_size(self._file, self._bytes) and _has_size(self._filled, self.blocks * views)):
                 self._empty()
 
     @property
@@ -75,9 +97,9 @@ class LogitCache:
         return [(block, slot) for block, slot in self._wanted(images, slots) if not marks[block, slot]]
 
     def fill(self, images: int, compute: Compute, slots: Tensor | None = None) -> int:
-        """Fill what is `missing`; returns the number of logit rows computed.
+        """Fill what is `missing`; returns the number of rows computed.
 
-        Raises RaybenchError for logits that are not finite and ResultsError when the disk is full; parts filled before
+        Raises RaybenchError for values that are not finite and ResultsError when the disk is full; parts filled before
         stay.
         """
         computed = 0
@@ -88,13 +110,20 @@ class LogitCache:
                     computed += self._fill(block, slot, compute)
         return computed
 
-    def rows(self, images: int, slots: Tensor, device: torch.device) -> Tensor:
-        """The packed rows (images, width) of the first images, int16, each block in its slot (blocks,)."""
+    def rows(self, images: int, slots: Tensor, device: torch.device) -> Rows:
+        """The rows of the first images, each block in its slot (blocks,), for batches on a device.
+
+        On a CPU they are read where they are mapped; to a GPU those of these slots are copied.
+        """
         if missing := self.missing(images, slots):
             raise RuntimeError(f"{self.folder}: {len(missing)} parts are not filled yet")
-        mapped = np.memmap(self._logits, dtype=np.int16, mode="r", shape=self._shape)
-        parts = [mapped[block, slot] for block, slot in self._wanted(images, slots)]
-        return torch.from_numpy(np.concatenate(parts)[:images]).to(device)
+        mapped = torch.from_numpy(np.memmap(self._file, dtype=np.int16, mode="c", shape=self._shape))
+        if device.type == "cpu":
+            first = (torch.arange(len(slots)) * self.views + slots) * BLOCK  # (blocks,) row of each block's part
+            flat = mapped.view(-1, self.packing.width)
+            return lambda positions: self.packing.unpack(flat[first[positions // BLOCK] + positions % BLOCK])
+        copied = torch.cat([mapped[block, slot] for block, slot in self._wanted(images, slots)]).to(device)
+        return lambda positions: self.packing.unpack(copied[positions])
 
     def verify(self, compute: Compute, where: str) -> None:
         """Compute a part that is filled again, unless that was done `where` since it was last written to.
@@ -111,7 +140,7 @@ class LogitCache:
             self.mark_verified(where)
             return
         logger.warning(
-            f"{self.folder}: logits from image {block * BLOCK} on are not the teacher's; the cache is filled anew"
+            f"{self.folder}: rows from image {block * BLOCK} on are not the {self.what}; the cache is filled anew"
         )
         with filelock.FileLock(self.folder / ".lock"):
             self._empty()
@@ -131,14 +160,14 @@ class LogitCache:
         return np.fromfile(self._filled, dtype=np.uint8).reshape(self.blocks, self.views)
 
     def _stamp(self, where: str) -> dict[str, object]:
-        state = self._logits.stat()
+        state = self._file.stat()
         return {"where": where, "changed_ns": state.st_mtime_ns}
 
     def _empty(self) -> None:
-        # The marks go first and come last, so that none ever stands for logits that are not there.
+        # The marks go first and come last, so that none ever stands for rows that are not there.
         self._filled.unlink(missing_ok=True)
         self._verified.unlink(missing_ok=True)
-        _make_empty(self._logits, self._bytes)
+        _make_empty(self._file, self._bytes)
         _make_empty(self._filled, self.blocks * self.views)
 
     def _positions(self, block: int) -> Tensor:
@@ -147,18 +176,18 @@ class LogitCache:
     def _fill(self, block: int, slot: int, compute: Compute) -> int:
         """Compute and write one part; the caller holds the lock."""
         positions = self._positions(block)
-        logits = compute(positions, slot).cpu()
-        if not logits.isfinite().all():
+        values = compute(positions, slot).cpu()
+        if not values.half().isfinite().all():
             raise RaybenchError(
-                f"{self.folder}: the teacher's logits are not finite in 16 bits; prepare it with a lower rate"
+                f"{self.folder}: the {self.what} are not finite in 16 bits; train what makes them at a lower rate"
             )
         place = block * self.views + slot
-        self._write(self._logits, place * BLOCK * self.packing.width * 2, self.packing.pack(logits).numpy().tobytes())
+        self._write(self._file, place * BLOCK * self.packing.width * 2, self.packing.pack(values).numpy().tobytes())
         self._write(self._filled, place, b"\x01")
         return len(positions)
 
     def _decoded(self, block: int, slot: int) -> Tensor:
-        mapped = np.memmap(self._logits, dtype=np.int16, mode="r", shape=self._shape)
+        mapped = np.memmap(self._file, dtype=np.int16, mode="r", shape=self._shape)
         return self.packing.unpack(torch.from_numpy(mapped[block, slot, : len(self._positions(block))].copy()))
 
     def _computed(self, block: int, slot: int, compute: Compute) -> Tensor:
@@ -178,8 +207,8 @@ class LogitCache:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise ResultsError(
-                f"disk full: {self.folder} needs {self.size_mib:.0f} MiB for the teacher's logits; free some space, "
-                "set RAYBENCH_CACHE to a folder with more, or choose distillation.cache=off"
+                f"disk full: {self.folder} needs {self.size_mib:.0f} MiB for the {self.what}; free some space, "
+                "set RAYBENCH_CACHE to a folder with more, or switch this cache off"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""A row of logits in 16-bit words: whole where classes are few, else the largest and what the rest weighs together.
+"""A row in 16-bit words. Of logits: whole where classes are few, else the largest and what the rest weighs together.
 
 Words are int16, which every device can index.
 """
@@ -14,6 +14,23 @@ DENSE_CLASSES = 200
 """Up to so many classes a row is kept whole."""
 KEPT = 64
 """Of more classes so many are kept: of a teacher of ImageNet they hold all but a hundredth of the probability."""
+
+
+class Halves:
+    """(B, *shape) <-> (B, width) words of 16 bits: float16, as it is."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.width = math.prod(shape)
+
+    def pack(self, values: Tensor) -> Tensor:
+        """(B, *shape) -> int16 (B, width)."""
+        return values.half().flatten(1).contiguous().view(torch.int16)
+
+    def unpack(self, words: Tensor) -> Tensor:
+        """int16 (B, width) -> float32 (B, *shape), on the same device."""
+        values: Tensor = words.view(torch.float16).float().unflatten(1, self.shape)
+        return values
 
 
 class Packing:

@@ -127,19 +127,24 @@ class CI2P(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images in [0, 1] (B, 3, H, W) -> logits (B, num_classes)."""
-        x = self.refine(self._encode(x))  # (B, M, H/16, W/16)
+        return self.decide(self.encode(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] (B, 3, H, W) -> code (B, M, H/16, W/16)."""
+        # No gradient goes through a frozen encoder, so nothing is kept for one.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            code: Tensor = self.encoder(x)
+        return code
+
+    def decide(self, code: Tensor) -> Tensor:
+        """Code (B, M, H/16, W/16) -> logits (B, num_classes)."""
+        x = self.refine(code)  # (B, M, H/16, W/16)
         if len(self.latent_blocks):
             tokens = self.latent_blocks(_tokens(x))  # (B, HW/256, M)
             x = tokens.transpose(1, 2).unflatten(2, x.shape[2:])
         tokens = self.blocks(_tokens(self.merge(x)))  # (B, HW/1024, dim)
         logits: Tensor = self.head(self.norm(tokens).mean(dim=1))  # (B, num_classes)
         return logits
-
-    def _encode(self, x: Tensor) -> Tensor:
-        # No gradient goes through a frozen encoder, so nothing is kept for one.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            code: Tensor = self.encoder(x)
-        return code
 
 
 class PooledVisionTransformer(nn.Module):
@@ -316,5 +321,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit_b16_gap": vit_b16_gap,
 }
 UNIT_INPUT = ("ci2p_vit", "ci2p_vit_ds", "cnn_vit")
-PRETRAINED = dict.fromkeys(("ci2p_vit", "ci2p_vit_ds"), PUBLISHED)
+FROZEN_ENCODERS = ("ci2p_vit", "ci2p_vit_ds")
+PRETRAINED = dict.fromkeys(FROZEN_ENCODERS, PUBLISHED)
 TRANSLATIONS = dict.fromkeys(UNIT_INPUT, whole_state)

@@ -197,8 +197,8 @@ class TrainingImages:
         """Batches of one epoch."""
         return len(_sizes(len(self), batch_size))
 
-    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Batch]:
-        """One pass in the order of (seed, epoch).
+    def epoch(self, epoch: int, seed: int, batch_size: int, *, rendered: bool = True) -> Iterator[Batch]:
+        """One pass in the order of (seed, epoch); where not `rendered`, without the views themselves.
 
         The last batch may be smaller; a single image left over joins the batch before it, since batch normalisation
         has no statistics of one value.
@@ -211,7 +211,7 @@ class TrainingImages:
         labels = self.labels[positions]
         sizes = _sizes(len(self), batch_size)
         for p, s, c, y in zip(*(each.split(sizes) for each in (positions, slots, codes, labels)), strict=True):
-            yield Batch(p, s, self._render(p, c), y)
+            yield Batch(p, s, self._render(p, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8), y)
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:

@@ -23,6 +23,7 @@ from raybench.training.batches import Training
 from raybench.training.device import Device
 from raybench.training.ingredients import Ingredients, gather, load_data, make_model, scored_images
 from raybench.training.kinds import Made, Sizes
+from raybench.training.latents import EncodedImages, FromLatents
 from raybench.training.metrics import CLASSIFICATION
 from raybench.training.mixing import MixedImages
 from raybench.training.preparation import teacher_logits
@@ -77,7 +78,7 @@ def make(config: TrialConfig, setup: Setup, device: Device) -> Made:
     header = {"mean": built.mean, "std": built.std, "image_size": built.image_size, "classes": data.classes}
     return Made(
         task=task,
-        training=_mixed(config, ingredients),
+        training=_training(config, ingredients),
         validation=ingredients.validation,
         test=scored_images(ingredients, config.dataset, device),
         sizes=Sizes(len(ingredients.split.train), len(ingredients.split.val), len(data.test_labels)),
@@ -87,7 +88,9 @@ def make(config: TrialConfig, setup: Setup, device: Device) -> Made:
     )
 
 
-def _mixed(config: TrialConfig, ingredients: Ingredients) -> Training:
+def _training(config: TrialConfig, ingredients: Ingredients) -> Training:
+    if config.latents != "off":
+        return EncodedImages(ingredients.training)
     if not config.mix.on:
         return ingredients.training
     return MixedImages(ingredients.training, config.mix, len(ingredients.data.classes), config.label_smoothing)
@@ -97,8 +100,12 @@ def make_task(
     config: TrialConfig, setup: Setup, ingredients: Ingredients, device: Device
 ) -> tuple[Task, dict[str, Any]]:
     """The trial's objective, and what its row says of its teacher."""
-    compile_for = config.batch_size if config.compile else None
-    student = Classification(ingredients.built, device.device, config.label_smoothing, compile_for=compile_for)
+    student: Classification
+    if config.latents == "off":
+        compile_for = config.batch_size if config.compile else None
+        student = Classification(ingredients.built, device.device, config.label_smoothing, compile_for=compile_for)
+    else:
+        student = FromLatents(config, ingredients, device)
     wanted = config.canonical().distillation
     if wanted.teacher is None:
         return student, {}

@@ -117,6 +117,11 @@ def driver_version() -> str | None:
     return next((word for word in line.split() if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), line)
 
 
+def where_computed(device: Device) -> str:
+    """What decides the last bits of a sum: the processor and torch."""
+    return f"{device.name or torch.cpu.get_capabilities()['cpu_name']}, torch {torch.__version__}"
+
+
 def multiplies_bf16() -> bool:
     """Whether the processor has matrix units for bfloat16 (AMX). Without, it is ten times slower than fp32."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))

@@ -15,6 +15,7 @@ from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.data.views import endless
 from raybench.errors import ConfigError, DataError, RaybenchError
 from raybench.models import check_weights, count_parameters, weights_available
+from raybench.models.ci2p import FROZEN_ENCODERS
 from raybench.training.batches import views_of
 from raybench.training.ingredients import located, weights_root
 from raybench.training.kinds import MODULES, kind_of, metric_names
@@ -80,6 +81,7 @@ def check(
             continue
         _sizes(trial, found, checked, faults, where)
         _cache(trial, faults, where)
+        _latents(trial, faults, where)
         for key, model in _models(trial):
             _model(key, model, trial, found, setup, checked, faults, where)
     _told_apart(trials, faults, where)
@@ -136,7 +138,7 @@ def _distinct(plan: Plan) -> list[TrialConfig]:
             trial = setting.trials[0]
             parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
             key = " ".join(part.model_dump_json() if part else "" for part in parts)
-            seen.setdefault(f"{key} {trial.canonical().distillation.cache}", trial)
+            seen.setdefault(f"{key} {trial.canonical().distillation.cache} {trial.canonical().latents}", trial)
     return list(seen.values())
 
 
@@ -184,6 +186,20 @@ def _cache(trial: TrialConfig, faults: Faults, where: Where) -> None:
         views_of(trial.dataset)
     except DataError as error:
         faults[f"{where('dataset.views')}: distillation.cache = {distillation.cache}: {error}"] = False
+
+
+def _latents(trial: TrialConfig, faults: Faults, where: Where) -> None:
+    """Code that is kept needs an encoder that stays as it is, and views that come again."""
+    if trial.canonical().latents == "off":
+        return
+    place = f"{where('latents')}: latents = {trial.latents}"
+    if trial.model.name not in FROZEN_ENCODERS:
+        faults[f"{place}: {trial.model.name} has no frozen encoder; {', '.join(FROZEN_ENCODERS)} have"] = False
+    elif endless(trial.dataset.augment) and trial.dataset.views == "all":
+        faults[
+            f"{place}: augment = {list(trial.dataset.augment)} has no end of views; set dataset.views to how many "
+            "fixed ones each image has, or latents=off"
+        ] = False
 
 
 def _told_apart(trials: list[TrialConfig], faults: Faults, where: Where) -> None:

@@ -26,15 +26,15 @@ from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
-from raybench.distillation.cache import Compute, LogitCache, cache_key
+from raybench.distillation.cache import Compute, Rows, ViewCache, cache_key
+from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
-from raybench.results.manifest import environment
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
-from raybench.training.device import Device, choose_device
+from raybench.training.device import Device, choose_device, where_computed
 from raybench.training.ingredients import gather, load_data, make_model, scored_images
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
@@ -203,7 +203,7 @@ class Logits:
         parts = split(self._data.train_labels, config.dataset.val_size, "all")
         self._everything = parts.train
         self.cache = _cache(config, self._data, len(self._everything), device)
-        self.cache.verify(lambda positions, slot: self._compute(positions, slot), _where(device))
+        self.cache.verify(lambda positions, slot: self._compute(positions, slot), where_computed(device))
 
     def fill(self, images: int, slots: Tensor | None = None, check: Callable[[], None] = lambda: None) -> None:
         """Compute what is missing for the first `images` training images: all their slots, or one a block.
@@ -216,7 +216,7 @@ class Logits:
             return self._compute(positions, slot)
 
         if self.cache.fill(images, compute, slots):
-            self.cache.mark_verified(_where(self.device))
+            self.cache.mark_verified(where_computed(self.device))
 
     @functools.cached_property
     def _compute(self) -> Compute:
@@ -228,20 +228,15 @@ class Logits:
     def of_epochs(self, training: TrainingImages) -> CachedTeacher:
         """The teacher of the trial that trains on these images; it computes what an epoch lacks when that begins."""
 
-        def rows(epoch: int, seed: int, check: Callable[[], None]) -> Tensor:
+        def rows(epoch: int, seed: int, check: Callable[[], None]) -> Rows:
             slots = training.block_slots(epoch, seed)
             self.fill(len(training), slots, check)
             return self.cache.rows(len(training), slots, self.device.device)
 
-        return CachedTeacher(rows, self.cache.packing.unpack)
+        return CachedTeacher(rows)
 
 
-def _where(device: Device) -> str:
-    """What decides the last bits: the processor and torch."""
-    return f"{device.name or environment()['cpu']}, torch {torch.__version__}"
-
-
-def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) -> LogitCache:
+def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) -> ViewCache:
     """The cache of the teacher's logits for these views, device and precision, filled or not."""
     views = views_of(config.dataset)
     key = cache_key(
@@ -253,7 +248,7 @@ def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) ->
         precision=device.precision,
         device=device.device.type,
     )
-    return LogitCache(teacher_folder(config) / f"logits-{key}", images, views, len(data.classes))
+    return ViewCache(teacher_folder(config) / f"logits-{key}", images, views, Packing(len(data.classes)))
 
 
 def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | None:

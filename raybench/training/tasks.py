@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raybench.config.trial import DistillationConfig
 from raybench.data.views import normalise
+from raybench.distillation.cache import Rows
 from raybench.distillation.losses import distillation_loss
 from raybench.distillation.teacher import Teacher
 from raybench.models import BuiltModel, head_parameters
@@ -109,7 +110,7 @@ class Classification(Quiet):
                 parameter.requires_grad_(True)
         self.mean, self.std, self.image_size = built.mean, built.std, built.image_size
         self.label_smoothing = label_smoothing
-        self._faster = None if compile_for is None else Compiled(self._answers, compile_for)
+        self._faster = None if compile_for is None else Compiled(self.answers, compile_for)
         self.asked: tuple[float, float] = (1.0, 0.0)
         """Of a model with two heads, the shares of the class and the distillation head in its answer."""
 
@@ -123,9 +124,17 @@ class Classification(Quiet):
 
     def heads(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 views (B, C, H, W) -> logits (B, classes) to compare with labels, and with a teacher."""
-        return self._answers(normalise(views, self.mean, self.std, self.image_size))
+        return self._from_images(normalise(views, self.mean, self.std, self.image_size))
 
-    def _answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the trained part of the model sees of a training batch: images (B, C, H, W)."""
+        return normalise(batch.views, self.mean, self.std, self.image_size)
+
+    def answers(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) for `inputs`, to compare with labels, and with a teacher."""
+        return self._from_images(inputs)
+
+    def _from_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if has_two_heads(self.module):
             return two_heads(self.module, images)
         output: Tensor = self.module(images)
@@ -146,16 +155,14 @@ class Classification(Quiet):
             return None
         return "yes" if self._faster.fault is None else f"no: {self._faster.fault}"
 
-    def taught(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """`heads` of a training batch, compiled where that is asked for."""
-        if self._faster is None:
-            return self.heads(views)
-        by_class, by_distillation = self._faster(normalise(views, self.mean, self.std, self.image_size))
+    def taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The answers for a training batch, by compiled code where that is asked for."""
+        by_class, by_distillation = (self._faster or self.answers)(self.inputs(batch))
         return by_class, by_distillation
 
     def step(self, batch: Batch) -> Parts:
         """`loss` is the cross-entropy, `ce` the same as a part."""
-        return self.compared(self.taught(batch.views)[0], batch)
+        return self.compared(self.taught(batch)[0], batch)
 
     def compared(self, output: Tensor, batch: Batch) -> Parts:
         """The parts of these logits (B, classes) with the batch's labels, or targets where it is mixed."""
@@ -199,16 +206,12 @@ class LiveTeacher:
 class CachedTeacher:
     """Logits computed before, of the one view that each image shows in an epoch, looked up by position.
 
-    `rows`: (epoch, seed, check) -> packed rows (images, width) on the batches' device; `unpack`: those of a batch ->
-    float32 logits (B, classes).
+    `rows`: (epoch, seed, check) -> what maps positions (B,) to float32 logits (B, classes) in that epoch.
     """
 
-    def __init__(
-        self, rows: Callable[[int, int, Callable[[], None]], Tensor], unpack: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, rows: Callable[[int, int, Callable[[], None]], Rows]) -> None:
         self._rows_of = rows
-        self._unpack = unpack
-        self._rows: Tensor | None = None
+        self._rows: Rows | None = None
 
     def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
         """Have the epoch's rows."""
@@ -216,7 +219,7 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Tensor:
         assert self._rows is not None, "begin() comes first"
-        return self._unpack(self._rows[batch.positions])
+        return self._rows(batch.positions)
 
 
 class Distillation(Quiet):
@@ -243,7 +246,8 @@ class Distillation(Quiet):
         return self.student.compiled
 
     def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
-        """The teacher gets ready."""
+        """Teacher and student get ready."""
+        self.student.begin(epoch, seed, check)
         self.teacher.begin(epoch, seed, check)
 
     def train(self) -> None:
@@ -260,7 +264,7 @@ class Distillation(Quiet):
 
     def step(self, batch: Batch) -> Parts:
         """`loss` with the parts `ce`, `kd_hard`, `kd_soft` that are on."""
-        by_class, by_distillation = self.student.taught(batch.views)
+        by_class, by_distillation = self.student.taught(batch)
         parts = self.student.compared(by_class, batch)
         with self.phases.within("teacher"):
             taught = self.teacher(batch)

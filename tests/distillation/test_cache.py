@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from raybench.data.views import BLOCK
-from raybench.distillation.cache import LogitCache, cache_key
+from raybench.distillation.cache import ViewCache, cache_key
+from raybench.distillation.packing import Packing
 from raybench.errors import RaybenchError, ResultsError
 
 CPU = torch.device("cpu")
@@ -46,10 +47,10 @@ def whole(images: int = IMAGES) -> Tensor:
     return torch.stack([compute(torch.arange(images), slot) for slot in range(VIEWS)], dim=1).float()
 
 
-def held(cache: LogitCache, images: int = IMAGES) -> Tensor:
+def held(cache: ViewCache, images: int = IMAGES) -> Tensor:
     """All that a cache holds of the first images, (images, VIEWS, CLASSES)."""
     slots = [torch.full((cache.blocks,), slot) for slot in range(cache.views)]
-    return torch.stack([cache.packing.unpack(cache.rows(images, slot, CPU)) for slot in slots], dim=1)
+    return torch.stack([cache.rows(images, slot, CPU)(torch.arange(images)) for slot in slots], dim=1)
 
 
 def parts(*blocks: int) -> list[tuple[int, int]]:
@@ -57,8 +58,8 @@ def parts(*blocks: int) -> list[tuple[int, int]]:
     return [(block, slot) for block in blocks for slot in range(VIEWS)]
 
 
-def opened(folder: Path) -> LogitCache:
-    return LogitCache(folder, IMAGES, VIEWS, CLASSES)
+def opened(folder: Path) -> ViewCache:
+    return ViewCache(folder, IMAGES, VIEWS, Packing(CLASSES))
 
 
 def in_process(work: Callable[[], object]) -> int:
@@ -96,7 +97,7 @@ def test_fills_whole_blocks_and_only_those_asked_for(tmp_path: Path) -> None:
     assert shown == [(start, BLOCK, slot) for start in (0, BLOCK) for slot in range(VIEWS)]
     assert cache.missing(IMAGES) == parts(2, 3)
     with pytest.raises(RuntimeError, match="2 parts are not filled"):
-        cache.rows(IMAGES, torch.zeros(4), CPU)
+        cache.rows(IMAGES, torch.zeros(4, dtype=torch.int64), CPU)
 
 
 def test_a_smaller_fill_is_a_prefix_of_a_larger_one_bit_for_bit(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_a_smaller_fill_is_a_prefix_of_a_larger_one_bit_for_bit(tmp_path: Path) 
     large.fill(IMAGES, compute)
     assert torch.equal(held(small, 100), held(large)[:100])
     small.fill(IMAGES, compute)
-    assert (tmp_path / "small/logits.i16").read_bytes() == (tmp_path / "large/logits.i16").read_bytes()
+    assert (tmp_path / "small/rows.i16").read_bytes() == (tmp_path / "large/rows.i16").read_bytes()
 
 
 def test_an_epoch_fills_one_slot_of_each_block_and_finds_it_again(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_an_epoch_fills_one_slot_of_each_block_and_finds_it_again(tmp_path: Path
     assert cache.fill(IMAGES, compute, slots) == IMAGES
     assert cache.missing(IMAGES, slots) == []
     assert len(cache.missing(IMAGES)) == 4 * (VIEWS - 1)
-    rows = cache.packing.unpack(cache.rows(IMAGES, slots, CPU))
+    rows = cache.rows(IMAGES, slots, CPU)(torch.arange(IMAGES))
     assert torch.equal(rows, whole()[torch.arange(IMAGES), slots[torch.arange(IMAGES) // BLOCK]])
     with pytest.raises(RuntimeError, match="1 parts are not filled"):
         cache.rows(IMAGES, torch.tensor([2, 0, 0, 2]), CPU)
@@ -126,7 +127,7 @@ def test_parts_filled_in_any_order_give_the_same_file(tmp_path: Path) -> None:
     for slot in (2, 0, 1):
         for images in (300, IMAGES):
             in_turns.fill(images, compute, torch.full((4,), slot))
-    for name in ("logits.i16", "filled.u8"):
+    for name in ("rows.i16", "filled.u8"):
         assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "in turns" / name).read_bytes()
 
 
@@ -166,7 +167,7 @@ def test_logits_of_another_teacher_are_forgotten(tmp_path: Path, caplog: pytest.
     cache = opened(tmp_path)
     cache.fill(IMAGES, lambda positions, slot: compute(positions + 1, slot))
     cache.verify(compute, "here")
-    assert "not the teacher's; the cache is filled anew" in caplog.text
+    assert "not the teacher's logits; the cache is filled anew" in caplog.text
     assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
     cache.fill(IMAGES, compute)
     assert torch.equal(held(cache), whole())
@@ -177,7 +178,7 @@ def test_a_file_overwritten_by_others_is_noticed(tmp_path: Path, damage: bytes) 
     cache = opened(tmp_path)
     cache.fill(IMAGES, compute)
     cache.mark_verified("here")
-    (tmp_path / "logits.i16").write_bytes(damage * (tmp_path / "logits.i16").stat().st_size)
+    (tmp_path / "rows.i16").write_bytes(damage * (tmp_path / "rows.i16").stat().st_size)
     cache.verify(compute, "here")
     assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
 
@@ -213,12 +214,12 @@ def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path:
     cache = opened(tmp_path / "killed")
     cache.fill(IMAGES, compute)
     opened(tmp_path / "whole").fill(IMAGES, compute)
-    for name in ("logits.i16", "filled.u8"):
+    for name in ("rows.i16", "filled.u8"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert torch.equal(held(cache), whole())
 
 
-@pytest.mark.parametrize("name", ["logits.i16", "filled.u8"])
+@pytest.mark.parametrize("name", ["rows.i16", "filled.u8"])
 @pytest.mark.parametrize("content", [b"", b"foreign", None])
 def test_a_truncated_foreign_or_missing_file_is_filled_again(tmp_path: Path, name: str, content: bytes | None) -> None:
     opened(tmp_path).fill(IMAGES, compute)
@@ -241,7 +242,7 @@ def test_logits_that_are_not_finite_are_refused_and_not_marked(tmp_path: Path) -
 
 
 def test_a_full_disk_is_named_and_kills_nothing(disk: Callable[[str], Path]) -> None:
-    cache = LogitCache(disk("size=64k"), 64 * BLOCK, VIEWS, CLASSES)  # 480 KiB, sparse
+    cache = ViewCache(disk("size=64k"), 64 * BLOCK, VIEWS, Packing(CLASSES))  # 480 KiB, sparse
     with pytest.raises(ResultsError, match=r"disk full.*RAYBENCH_CACHE"):
         cache.fill(64 * BLOCK, compute)
     blocks = cache.missing(64 * BLOCK)[0][0]
@@ -259,5 +260,5 @@ def test_key_depends_on_everything_it_is_given() -> None:
 def test_size_is_that_of_the_file(tmp_path: Path) -> None:
     cache = opened(tmp_path)
     cache.fill(IMAGES, compute)
-    assert cache.size_mib == (tmp_path / "logits.i16").stat().st_size / 2**20
-    assert np.fromfile(tmp_path / "logits.i16", np.int16).size == 4 * BLOCK * VIEWS * CLASSES
+    assert cache.size_mib == (tmp_path / "rows.i16").stat().st_size / 2**20
+    assert np.fromfile(tmp_path / "rows.i16", np.int16).size == 4 * BLOCK * VIEWS * CLASSES

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from raybench.config.trial import TrialConfig
-from raybench.distillation.packing import Packing
 from raybench.training.batches import Batch
 from raybench.training.device import Device
 from raybench.training.ingredients import gather
@@ -56,9 +55,9 @@ def make_run(trial: TrialConfig, micro_batch: int | None, device: Device = CPU) 
     ingredients = gather(trial, Setup(), device)
     task: Task = Classification(ingredients.built, device.device, trial.label_smoothing)
     if trial.distillation.type != "none":
-        packing, generator = Packing(10), torch.Generator().manual_seed(3)
-        rows = packing.pack(torch.randn(len(ingredients.training), 10, generator=generator)).to(device.device)
-        teacher = CachedTeacher(lambda *_: rows, packing.unpack)
+        generator = torch.Generator().manual_seed(3)
+        logits = torch.randn(len(ingredients.training), 10, generator=generator).to(device.device)
+        teacher = CachedTeacher(lambda *_: lambda positions: logits[positions])
         teacher.begin(0, 0, lambda: None)
         task = Distillation(task, trial.distillation, teacher)  # type: ignore[arg-type]
     torch.manual_seed(trial.seed)

@@ -39,7 +39,7 @@ def plan(metric: str = "eval_top1", factors: dict[str, Any] | None = None, **bas
         "model": {"name": "resnet8"},
     }
     for name, section in base.items():
-        sections[name] = sections.get(name, {}) | section
+        sections[name] = sections.get(name, {}) | section if isinstance(section, dict) else section
     return make_plan(
         SweepConfig.model_validate(
             {"name": "a", "preset": "quick", "metric": {"name": metric}, "base": sections, "factors": factors or {}}
@@ -100,6 +100,15 @@ def test_parameters_are_counted_without_making_them() -> None:
             ["distillation.teacher.weights", "resnet20"],
         ),
         (lambda: plan(dataset={"fingerprint": "0123456789ab"}), ["digits", "0123456789ab"]),
+        (lambda: plan(latents="lazy"), ["latents = lazy", "resnet8 has no frozen encoder", "ci2p_vit"]),
+        (
+            lambda: plan(
+                dataset={"name": "patches", "val_size": 42, "image_size": 64, "augment": ["rrc"]},
+                model={"name": "ci2p_vit", "options": {"dim": 24, "heads": 3}},
+                latents="lazy",
+            ),
+            ["latents = lazy", "no end of views", "dataset.views"],
+        ),
         (
             lambda: plan(dataset={"augment": ["rrc"]}, distillation=teacher()),
             ["dataset.views", "distillation.cache = prefill", "no end of views", "distillation.cache=off"],

@@ -278,7 +278,7 @@ def test_a_teacher_prepared_again_answers_for_itself(lost: str) -> None:
     """On another device or with other threads it has other bits: nothing of the one before may stand beside it."""
     trial = config("none")
     prepare_teacher(trial, SETUP, 100)
-    (logits,) = teacher_folder(trial).glob("logits-*/logits.i16")
+    (logits,) = teacher_folder(trial).glob("logits-*/rows.i16")
     whole = logits.read_bytes()
     with logits.open("r+b") as file:  # those of another teacher
         file.write(bytes(64))
@@ -325,7 +325,7 @@ def filled(trial: TrialConfig, images: int) -> Tensor:
     logits.fill(images)
     cache = logits.cache
     slots = [torch.full((cache.blocks,), slot) for slot in range(cache.views)]
-    return torch.stack([cache.packing.unpack(cache.rows(images, slot, CPU.device)) for slot in slots], dim=1)
+    return torch.stack([cache.rows(images, slot, CPU.device)(torch.arange(images)) for slot in slots], dim=1)
 
 
 @pytest.mark.parametrize("how", ["prefill", "lazy"])
