@@ -92,7 +92,8 @@ class Contest:
 
     def run(self, task: Task) -> Run:
         """The loop, with next to nothing to validate."""
-        validation = PlainImages(self.data.train_images, self.data.train_labels, np.arange(10), CPU)
+        few = np.arange(min(10, len(self.training)))
+        validation = PlainImages(self.data.train_images, self.data.train_labels, few, CPU)
         return Run(self.config, task, self.training, validation, DEVICE)
 
     def distilled(self, teacher: CachedTeacher | LiveTeacher) -> Run:
