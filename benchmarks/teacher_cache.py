@@ -2,10 +2,10 @@
 
     python benchmarks/teacher_cache.py [--json] [--pairs 5] [--steps 20] [--teachers deit_tiny_patch16_224 …]
 
-CIFAR-100's shape: 32x32 images, ResNet-20 as the student, batch 128; the teacher sees the same views upsampled to 224.
-Sides take turns of some steps, in fp32, augmentation included. Before that the cached logits are compared with the live
-teacher's of the same views. A live step of a ViT-B takes minutes on two cores, so its batches are smaller
-(--live-batch), on both sides of that contest.
+CIFAR-100's shape: 32x32 images, batch 128; the teacher sees the same views upsampled to 224. Sides take turns of some
+steps, augmentation included, on a GPU in 16 bits where there is one, else in fp32. Before that the cached logits are
+compared with the live teacher's of the same views. A live step of a ViT-B takes minutes on two cores, so its batches
+are smaller (--live-batch), on both sides of that contest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +37,8 @@ CLASSES, VIEWS = 100, 2
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 OVERHEAD_BAR = 1.03
 LIVE_BARS = {"vit_base_patch16_224": 8.0, "deit_base_patch16_224": 8.0, "deit_tiny_patch16_224": 2.0}
-DEVICE = choose_device("fp32", gpu=0)
+DEVICE = choose_device("auto", gpu=1)
+HERE = DEVICE.device
 
 
 def images(count: int) -> ImageData:
@@ -61,39 +62,38 @@ def images(count: int) -> ImageData:
 class Contest:
     """One data set and batch size, and the ways of training on it."""
 
-    def __init__(self, steps: int, batch: int) -> None:
-        self.steps, self.batch = steps, batch
+    def __init__(self, student: str, steps: int, batch: int) -> None:
+        self.name, self.steps, self.batch = student, steps, batch
         self.data = images(steps * batch)
         self.config = TrialConfig.model_validate(
             {
                 "dataset": {"name": "cifar100", "augment": ["crop4", "hflip"], "views": VIEWS},
-                "model": {"name": "resnet20"},
+                "model": {"name": student},
                 "optimizer": {"name": "sgd", "lr": 0.01},
                 "schedule": {"name": "constant", "epochs": 10_000},
                 "batch_size": batch,
-                "precision": "fp32",
             }
         )
-        self.training = TrainingImages(self.data, np.arange(len(self.data.train_labels)), self.config.dataset, CPU)
+        self.training = TrainingImages(self.data, np.arange(len(self.data.train_labels)), self.config.dataset, HERE)
 
     def student(self) -> Classification:
         """A fresh student."""
         torch.manual_seed(0)
-        config = ModelConfig(name="resnet20")
+        config = ModelConfig(name=self.name)
         built = build(config, num_classes=CLASSES, in_channels=3, image_size=32, mean=MEAN, std=STD)
-        return Classification(built, CPU)
+        return Classification(built, HERE)
 
     def teacher(self, name: str) -> Teacher:
         """A teacher with random weights, which cost what others do."""
         torch.manual_seed(1)
         config = ModelConfig(name=name, image_size=224)
         built = build(config, num_classes=CLASSES, in_channels=3, image_size=32, mean=MEAN, std=STD)
-        return Teacher(built, CPU)
+        return Teacher(built, HERE, DEVICE.autocast_dtype)
 
     def run(self, task: Task) -> Run:
         """The loop, with next to nothing to validate."""
         few = np.arange(min(10, len(self.training)))
-        validation = PlainImages(self.data.train_images, self.data.train_labels, few, CPU)
+        validation = PlainImages(self.data.train_images, self.data.train_labels, few, HERE)
         return Run(self.config, task, self.training, validation, DEVICE)
 
     def distilled(self, teacher: CachedTeacher | LiveTeacher) -> Run:
@@ -118,31 +118,28 @@ class Contest:
     def reading(self, cache: ViewCache) -> CachedTeacher:
         """A teacher out of a cache, as a trial has it."""
         return CachedTeacher(
-            lambda epoch, seed, _: cache.rows(len(self.training), self.training.block_slots(epoch, seed), CPU)
+            lambda epoch, seed, _: cache.rows(len(self.training), self.training.block_slots(epoch, seed), HERE)
         )
-
-
-CPU = torch.device("cpu")
 
 
 def contests(args: argparse.Namespace) -> Iterator[Claim]:
     """Each claim as it is measured."""
     with tempfile.TemporaryDirectory() as name:
-        plain = Contest(args.steps, args.batch)
+        plain = Contest(args.student, args.steps, args.batch)
         logits = ViewCache(Path(name) / "plain", len(plain.training), VIEWS, Packing(CLASSES))
         # Whose they are costs a look-up nothing.
         logits.fill(len(plain.training), lambda positions, _: torch.randn(len(positions), CLASSES).half())
         cached = plain.reading(logits)
         ours, alone = plain.distilled(cached), plain.run(plain.student())
         yield Claim(
-            f"a distillation step with cached logits, against a plain step (ResNet-20, batch {args.batch})",
+            f"a distillation step with cached logits, against a plain step ({args.student}, batch {args.batch})",
             *interleaved(ours.train_epoch, alone.train_epoch, args.pairs),
             ratio="ours / peer",
             bar=OVERHEAD_BAR,
         )
         for teacher_name in args.teachers:
-            batch = args.live_batch if "base" in teacher_name else args.batch
-            contest = Contest(args.live_steps, batch)
+            batch = args.live_batch if "base" in teacher_name and HERE.type == "cpu" else args.batch
+            contest = Contest(args.student, args.live_steps, batch)
             teacher = contest.teacher(teacher_name)
             cached = contest.cached(Path(name) / teacher_name, teacher)
             live = LiveTeacher(teacher)
@@ -156,15 +153,17 @@ def contests(args: argparse.Namespace) -> Iterator[Claim]:
             )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = arguments(__doc__)
+    parser.add_argument("--student", default="resnet20")
     parser.add_argument("--steps", type=int, default=20, help="steps of a turn against the plain step")
     parser.add_argument("--live-steps", type=int, default=2, help="steps of a turn against a live teacher")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--live-batch", type=int, default=32, help="batch size of both sides for a ViT-B")
+    parser.add_argument("--live-batch", type=int, default=32, help="batch size of both sides for a ViT-B on a CPU")
     parser.add_argument("--teachers", nargs="*", default=["deit_tiny_patch16_224", "vit_base_patch16_224"])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    DEVICE.set_products()
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     show(contests(args), args.json, threads)
