@@ -112,7 +112,7 @@ def test_names_that_are_no_sweeps(
 @pytest.mark.parametrize(
     ("name", "override", "nearest"),
     [
-        ("deit_revers", "seeds=[0]", '"deit_revers": unknown sweep; nearest: deit_reverse.'),
+        ("deit_revers", "seeds=[0]", '"deit_revers": unknown sweep; nearest: deit_reverse, '),
         ("deit_reverse", "model.name=resnet21", "nearest: resnet32, resnet26, resnet20"),
         ("deit_reverse", "distillation.teacher.name=vit_micro_patch2", "nearest: vit_micro_patch2_8"),
         ("deit_reverse", "dataset.name=cifar", "nearest: cifar10, cifar100"),

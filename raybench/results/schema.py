@@ -108,7 +108,9 @@ class TrialRow:
     infer_samples_per_sec: float | None = field(default=None, metadata=_about("inference throughput", "images/s"))
     train_time: float | None = field(default=None, metadata=_about("time in training, all epochs", "s"))
     data_time: float | None = field(default=None, metadata=_about("of train_time: making batches", "s"))
-    teacher_time: float | None = field(default=None, metadata=_about("of train_time: the teacher's logits", "s"))
+    teacher_time: float | None = field(
+        default=None, metadata=_about("of train_time: teacher's logits or encoder's code", "s")
+    )
     forward_backward_time: float | None = field(
         default=None, metadata=_about("of train_time: forward and backward passes", "s")
     )
@@ -160,7 +162,9 @@ class EpochRow:
     eval_top5: float | None = field(default=None, metadata=_about("top-5 accuracy on validation", "%"))
     train_time: float | None = field(default=None, metadata=_about("training time of the epoch", "s"))
     data_time: float | None = field(default=None, metadata=_about("of train_time: making batches", "s"))
-    teacher_time: float | None = field(default=None, metadata=_about("of train_time: the teacher's logits", "s"))
+    teacher_time: float | None = field(
+        default=None, metadata=_about("of train_time: teacher's logits or encoder's code", "s")
+    )
     forward_backward_time: float | None = field(
         default=None, metadata=_about("of train_time: forward and backward passes", "s")
     )

@@ -19,6 +19,7 @@ from raybench.training.batches import Batch, TrainingImages
 from raybench.training.device import Device, where_computed
 from raybench.training.ingredients import Ingredients
 from raybench.training.metrics import Measures
+from raybench.training.phases import Phases
 from raybench.training.tasks import Classification
 
 AT_ONCE = 32
@@ -66,6 +67,7 @@ class FromLatents(Classification):
         self._device = device
         self.cache = _cache(config, ingredients, self._everything, self._model, device)
         self._rows: Rows | None = None
+        self.phases = Phases(torch.device("cpu"))  # until a loop brings its own
         self.cache.verify(self._code, where_computed(device))
 
     def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
@@ -76,8 +78,9 @@ class FromLatents(Classification):
             check()
             return self._code(positions, slot)
 
-        if self.cache.fill(len(self._training), compute, slots):
-            self.cache.mark_verified(where_computed(self._device))
+        with self.phases.within("teacher"):
+            if self.cache.fill(len(self._training), compute, slots):
+                self.cache.mark_verified(where_computed(self._device))
         self._rows = self.cache.rows(len(self._training), slots, self._device.device)
 
     def inputs(self, batch: Batch) -> Tensor:

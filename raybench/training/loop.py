@@ -182,8 +182,7 @@ class Run:
 
     def _train(self) -> tuple[dict[str, float], dict[str, float]]:
         """One pass over the training examples: metrics, and the mean of the loss and of each of its parts."""
-        with self.phases.within("teacher"):
-            self.task.begin(self.epoch, self.config.seed, self.check)
+        self.task.begin(self.epoch, self.config.seed, self.check)
         self.task.train()
         totals = Totals(self.device.device, self.training.measured(self.task.measures), self.task.measures)
         losses: dict[str, list[Tensor]] = {}

@@ -248,7 +248,8 @@ class Distillation(Quiet):
     def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
         """Teacher and student get ready."""
         self.student.begin(epoch, seed, check)
-        self.teacher.begin(epoch, seed, check)
+        with self.phases.within("teacher"):
+            self.teacher.begin(epoch, seed, check)
 
     def train(self) -> None:
         """Training mode of the student; the teacher stays as it is."""
