@@ -49,6 +49,10 @@ class Worker:
         """Until it is done."""
         self.pipe.recv()
 
+    def end(self) -> None:
+        """No more epochs."""
+        self.pipe.send(False)
+
 
 def main() -> int:
     """Measure and print."""
@@ -70,6 +74,8 @@ def main() -> int:
 
     claim = "two trials of one thread at once, against one of two threads after the other"
     show([Claim(claim, *interleaved(at_once, in_turn, args.pairs), bar=BAR)], args.json, threads=CORES)
+    for each in (*both, one):
+        each.end()
     return 0
 
 
