@@ -65,7 +65,7 @@ bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
 	@$(call each,$(wildcard benchmarks/gpu_*.py))
 
 # Runs each file, goes on after a failure, and fails at the end.
-each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; .venv/bin/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
+each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; PYTHONPATH=. .venv/bin/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; },echo "no such file in benchmarks/")
 
 PAGES := README.md CONTRIBUTING.md $(wildcard docs/*.md docs/*/*.md)

@@ -48,7 +48,10 @@ def trained(plan: Plan, folder: Path, data_root: Path | None) -> dict[str, dict[
     found: dict[str, dict[int, float]] = {}
     for trial in plan.trials():
         if trial.trial_id not in found:
-            scores = run_trial(trial, setup).scores
+            outcome = run_trial(trial, setup)
+            if outcome.status != Status.COMPLETE:
+                raise SystemExit(f"{trial.trial_id} is {outcome.status} ({outcome.reason}): choose rates that train")
+            scores = outcome.scores
             found[trial.trial_id] = {epoch: sign * value for epoch, value in scores.items() if value is not None}
             print(f"{len(found)} trials done", end="\r", file=sys.stderr)
     return found

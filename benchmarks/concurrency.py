@@ -38,6 +38,7 @@ class Worker:
         self.pipe = here
         process = multiprocessing.get_context("spawn").Process(target=worker, args=(there, count, threads), daemon=True)
         process.start()
+        there.close()  # so that a worker that dies is noticed
         self.start()
         self.wait()
 

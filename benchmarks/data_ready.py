@@ -5,7 +5,8 @@
 Both sides get the training images of CIFAR-10's shape (50,000 of 3x32x32) and a batch of 128 of them, in the order of
 their epoch. Ours opens the decoded cache, memory-mapped, as each trial does. The peer reads five pickled batches as
 torchvision's CIFAR10 does, joins and transposes them. The images are random bytes, in the page cache on both sides, and
-the batches are compared.
+the batches are compared. A worker remembers the split of its trial before, as most trials of a sweep have the same;
+what a worker's first trial takes is told too.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> int:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     from raybench.config.trial import DatasetConfig
-    from raybench.data import ImageData
+    from raybench.data import ImageData, splits
     from raybench.data.cache import open_decoded
     from raybench.data.source import Decoded, Source
     from raybench.data.splits import split
@@ -82,6 +83,10 @@ def main() -> int:
             training = TrainingImages(data, parts.train, config, torch.device("cpu"))
             return training.render(order, torch.zeros_like(order))
 
+        def first() -> torch.Tensor:
+            splits._order.cache_clear()
+            return ours()
+
         chosen = split(labels, config.val_size, "all").train
 
         def peer() -> torch.Tensor:
@@ -90,9 +95,10 @@ def main() -> int:
             return torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
 
         assert torch.equal(ours(), peer())
-        ours_s, peer_s = interleaved(ours, peer, args.pairs)
-    claim = "a trial's data ready, decoded before, against unpickling CIFAR-10"
-    show([Claim(claim, ours_s, peer_s, bar=BAR)], args.json, threads=1)
+        claim = "a trial's data ready, decoded before, against unpickling CIFAR-10"
+        warm = Claim(f"{claim}: a worker's next trial", *interleaved(ours, peer, args.pairs), bar=BAR)
+        fresh = Claim(f"{claim}: a worker's first trial", *interleaved(first, peer, args.pairs))
+    show([warm, fresh], args.json, threads=1)
     return 0
 
 

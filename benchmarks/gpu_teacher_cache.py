@@ -3,7 +3,7 @@
     python benchmarks/gpu_teacher_cache.py [--json] [--pairs 5]
 
 `teacher_cache.py` with the published pair: 100 steps a turn against the plain student, 10 against a live teacher. Needs
-torch, timm and this code; no Ray.
+torch, timm, pyarrow, pydantic, psutil, polars and this folder as PYTHONPATH; no Ray.
 """
 
 from __future__ import annotations

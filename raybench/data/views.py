@@ -10,7 +10,6 @@ view is drawn. The order in which `augment` names them does not matter: crop, fl
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,21 +69,19 @@ def plain_view(augment: tuple[str, ...]) -> int:
     return (what.padding * (2 * what.padding + 1) + what.padding) * (2 if what.flip else 1)
 
 
-def view_table(n_images: int, augment: tuple[str, ...], views: int | Literal["all"]) -> torch.Tensor:
+def view_table(n_images: int, augment: tuple[str, ...], views: int) -> torch.Tensor:
     """The fixed views of every image: distinct codes, int16 (n_images, K); int64 where views are endless.
 
     views = K: the first K of a random permutation of all codes, drawn for each image from a hash of (image, code). So
-    the table of 5 is a prefix of the table of 10, and a row depends on the image's number alone. `all`: every code in
-    order (one row in memory, shown n_images times; do not write to it).
+    the table of 5 is a prefix of the table of 10, and a row depends on the image's number alone. All of numbered views
+    need no table: see `turned_codes`.
 
-    Raises DataError when K is more than `augment` allows, and for `all` of endless views.
+    Raises DataError when K is more than `augment` allows.
     """
-    if endless(augment) and views != "all":
+    if endless(augment):
         images = torch.arange(n_images).repeat_interleave(views)
         return fixed_codes(images, torch.arange(views).repeat(n_images), augment).view(n_images, views)
     total = view_count(augment)
-    if views == "all":
-        return torch.arange(total, dtype=torch.int16).expand(n_images, total)
     if not 1 <= views <= total:
         raise DataError(
             f'views = {views}: augment = {list(augment)} allows 1 to {total} views, or "all"; '
@@ -104,6 +101,16 @@ def view_table(n_images: int, augment: tuple[str, ...], views: int | Literal["al
     return table
 
 
+def turned_codes(indices: torch.Tensor, slots: torch.Tensor, augment: tuple[str, ...]) -> torch.Tensor:
+    """The codes of these slots of these images where every view has its slot: int64 (B,).
+
+    All codes in order, from another one on for each image (a hash of it), so that images in the same slot differ.
+    """
+    total = view_count(augment)
+    turns = hashing.shift_right(hashing.bits(indices, hashing.key("turn", *sorted(augment))), 1)
+    return (turns % total + slots) % total
+
+
 def fixed_codes(indices: torch.Tensor, slots: torch.Tensor, augment: tuple[str, ...]) -> torch.Tensor:
     """The codes of endless views in these slots of these images: int64 (B,), a hash of (image, slot)."""
     key = hashing.key("view", *sorted(augment))
@@ -119,8 +126,8 @@ def draw_slots(blocks: torch.Tensor, epoch: int, seed: int, views: int) -> torch
     """Which of their fixed views the images of each block show in an epoch: int64 (B,) in 0..views-1.
 
     blocks: int64 (B,), positions in the training part divided by `BLOCK`. A hash of (seed, epoch, block): the same in
-    any batch, order or process. The views in a slot are drawn for each image by itself, so images of a block share a
-    number and no crop.
+    any batch, order or process. What a slot shows is drawn for each image by itself (`view_table`, `turned_codes`), so
+    images of a block share a number, and a crop only by chance.
     """
     bits = hashing.bits(blocks, hashing.key("slot", seed, epoch))
     # The upper 32 bits scaled to 0..views-1; uneven by at most views / 2^32.

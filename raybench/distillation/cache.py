@@ -9,18 +9,22 @@ that is set after that part's rows are on disk; `verified.json`, where parts wer
 A part is the same view slot of BLOCK neighbouring images. In an epoch all images of a block show the same slot, so an
 epoch needs one part of each block, and a trial that ends early has asked the model for no more than it used. Parts
 are fixed and filled whole and in the same batches, so the same cache holds the same bits whoever fills it, in whatever
-order, and a fill that was killed goes on where it stopped. One writer at a time, many readers.
+order, and a fill that was killed goes on where it stopped. A part has one writer at a time, the whole many readers; a
+second trial that needs the same parts computes others meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +50,11 @@ Rows = Callable[[Tensor], Tensor]
 Part = tuple[int, int]
 """(block, slot)"""
 
+STRIPES = 64
+"""Locks of a cache: blocks whose numbers differ by a multiple of this share one."""
+WAIT_S = 0.05
+"""Between two looks at parts that another process computes."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +70,14 @@ class Packs(Protocol):
     def unpack(self, words: Tensor) -> Tensor:
         """int16 (B, width) -> float32 (B, …), on the same device."""
         ...
+
+    def apart(self, known: Tensor, again: Tensor) -> float:
+        """By how much two unpacked batches (B, …) of the same rows differ, of their largest value; NaN is allowed."""
+        ...
+
+
+class NotFilledError(RuntimeError):
+    """Rows are asked for that nobody has computed."""
 
 
 class ViewCache:
@@ -82,9 +99,10 @@ class ViewCache:
         self._shape = (self.blocks, views, BLOCK, self.packing.width)
         self._bytes = self.blocks * views * BLOCK * self.packing.width * 2
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):
-            if not (_has_size(self._file, self._bytes) and _has_size(self._filled, self.blocks * views)):
-                self._empty()
+        if not self._fits():
+            with self._alone():
+                if not self._fits():
+                    self._empty()
 
     @property
     def size_mib(self) -> float:
@@ -96,28 +114,100 @@ class ViewCache:
         marks = self._marks()
         return [(block, slot) for block, slot in self._wanted(images, slots) if not marks[block, slot]]
 
-    def fill(self, images: int, compute: Compute, slots: Tensor | None = None) -> int:
-        """Fill what is `missing`; returns the number of rows computed.
+    def fill(
+        self,
+        images: int,
+        compute: Compute,
+        slots: Tensor | None = None,
+        check: Callable[[], None] = lambda: None,
+        workers: int = 0,
+    ) -> int:
+        """Fill what is `missing`; returns the number of rows computed here.
 
-        Raises RaybenchError for values that are not finite and ResultsError when the disk is full; parts filled before
-        stay.
+        What others compute at the moment is waited for, after everything else. `check` is called before each part and
+        while waiting. With `workers` so many threads compute, each by itself, so that no bit depends on their number;
+        0: the caller's, as torch is set there (for a GPU). Raises RaybenchError for values that are not finite and
+        ResultsError when the disk is full; parts filled before stay.
         """
-        computed = 0
-        for block, slot in self.missing(images, slots):
-            # Given back after each part, so that who waits for that one goes on.
-            with filelock.FileLock(self.folder / ".lock"):
-                if not self._marks()[block, slot]:
-                    computed += self._fill(block, slot, compute)
+        if not self.missing(images, slots):
+            return 0
+        if workers == 0:
+            return self._fill_missing(images, compute, slots, check)
+        threads = torch.get_num_threads()
+        faults: list[BaseException] = []
+
+        def checked() -> None:
+            if faults:
+                raise RuntimeError("another thread has failed")
+            check()
+
+        def work() -> int:
+            try:
+                return self._fill_missing(images, compute, slots, checked)
+            except BaseException as error:
+                faults.append(error)
+                return 0
+
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            computed = sum(each.result() for each in [pool.submit(work) for _ in range(workers)])
+        torch.set_num_threads(threads)  # threads to come take their number from the last that was set anywhere
+        if faults:
+            raise faults[0]
         return computed
+
+    def _fill_missing(self, images: int, compute: Compute, slots: Tensor | None, check: Callable[[], None]) -> int:
+        computed = 0
+        parts = self.missing(images, slots)
+        # Who begins elsewhere meets others later.
+        start = random.Random().randrange(len(parts)) if parts else 0
+        parts = parts[start:] + parts[:start]
+        while parts:
+            busy = []
+            for block, slot in parts:
+                check()
+                lock = self._lock(block)
+                try:
+                    lock.acquire(timeout=0)
+                except filelock.Timeout:
+                    busy.append((block, slot))
+                    continue
+                try:
+                    if not self._marks()[block, slot]:
+                        computed += self._fill(block, slot, compute)
+                finally:
+                    lock.release()
+            if len(busy) == len(parts):
+                time.sleep(WAIT_S)
+            marks = self._marks()
+            parts = [(block, slot) for block, slot in busy if not marks[block, slot]]
+        return computed
+
+    def take(
+        self,
+        images: int,
+        compute: Compute,
+        slots: Tensor,
+        device: torch.device,
+        check: Callable[[], None] = lambda: None,
+        workers: int = 0,
+    ) -> tuple[Rows, int]:
+        """The `rows`, of which what is missing is filled first, and how many were computed here."""
+        computed = 0
+        while True:
+            computed += self.fill(images, compute, slots, check, workers)
+            with contextlib.suppress(NotFilledError):
+                return self.rows(images, slots, device), computed
 
     def rows(self, images: int, slots: Tensor, device: torch.device) -> Rows:
         """The rows of the first images, each block in its slot (blocks,), for batches on a device.
 
-        On a CPU they are read where they are mapped; to a GPU those of these slots are copied.
+        On a CPU they are read where they are mapped; to a GPU those of these slots are copied. Raises NotFilledError
+        where some are missing: nobody has filled them, or somebody has emptied the cache.
         """
-        if missing := self.missing(images, slots):
-            raise RuntimeError(f"{self.folder}: {len(missing)} parts are not filled yet")
         mapped = torch.from_numpy(np.memmap(self._file, dtype=np.int16, mode="c", shape=self._shape))
+        # In this order: whoever empties it puts the empty marks first. Rows that are mapped stay what they were.
+        if missing := self.missing(images, slots):
+            raise NotFilledError(f"{self.folder}: {len(missing)} parts are not filled yet")
         if device.type == "cpu":
             first = (torch.arange(len(slots)) * self.views + slots) * BLOCK  # (blocks,) row of each block's part
             flat = mapped.view(-1, self.packing.width)
@@ -134,16 +224,22 @@ class ViewCache:
         if not parts or self._stamp(where) == _read(self._verified):
             return
         block, slot = random.Random().choice(parts)
-        known, again = self._decoded(block, slot), self._computed(block, slot, compute)
-        # A damaged file may hold what is no number, and that is never smaller.
-        if (known - again).abs().max() <= ALIKE * again.abs().max():
+        file = self._file.stat().st_ino
+        if self._same(block, slot, again := self._computed(block, slot, compute)):
             self.mark_verified(where)
             return
-        logger.warning(
-            f"{self.folder}: rows from image {block * BLOCK} on are not the {self.what}; the cache is filled anew"
-        )
-        with filelock.FileLock(self.folder / ".lock"):
+        with self._alone():
+            # It may have been emptied, and this part filled anew, while we computed.
+            if self._file.stat().st_ino != file or self._same(block, slot, again):
+                return
+            logger.warning(
+                f"{self.folder}: rows from image {block * BLOCK} on are not the {self.what}; the cache is filled anew"
+            )
             self._empty()
+
+    def _same(self, block: int, slot: int, again: Tensor) -> bool:
+        # A damaged file may hold what is no number, and that is never smaller.
+        return self.packing.apart(self._decoded(block, slot), again) <= ALIKE
 
     def mark_verified(self, where: str) -> None:
         """What is there was computed, or computed again, `where`."""
@@ -163,12 +259,28 @@ class ViewCache:
         state = self._file.stat()
         return {"where": where, "changed_ns": state.st_mtime_ns}
 
+    def _lock(self, block: int) -> filelock.BaseFileLock:
+        """Held by whoever fills parts of this block."""
+        return filelock.FileLock(self.folder / ".locks" / str(block % STRIPES), is_singleton=False)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else fills anything."""
+        (self.folder / ".locks").mkdir(exist_ok=True)
+        with contextlib.ExitStack() as held:
+            for stripe in range(STRIPES):
+                held.enter_context(self._lock(stripe))
+            yield
+
+    def _fits(self) -> bool:
+        return _has_size(self._file, self._bytes) and _has_size(self._filled, self.blocks * self.views)
+
     def _empty(self) -> None:
-        # The marks go first and come last, so that none ever stands for rows that are not there.
-        self._filled.unlink(missing_ok=True)
+        """Begin anew, in new files: who has mapped the old ones keeps them."""
         self._verified.unlink(missing_ok=True)
-        _make_empty(self._file, self._bytes)
-        _make_empty(self._filled, self.blocks * self.views)
+        # The marks first, so that none ever stands for rows that are not there.
+        _put_empty(self._filled, self.blocks * self.views)
+        _put_empty(self._file, self._bytes)
 
     def _positions(self, block: int) -> Tensor:
         return torch.arange(block * BLOCK, min((block + 1) * BLOCK, self.images))
@@ -220,10 +332,12 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _make_empty(path: Path, size: int) -> None:
-    """A file of zeros, sparse where the file system can."""
-    with path.open("wb") as file:
+def _put_empty(path: Path, size: int) -> None:
+    """A new file of zeros in this place, sparse where the file system can."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
         file.truncate(size)
+    draft.replace(path)
 
 
 def _read(path: Path) -> object:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 DENSE_CLASSES = 200
 """Up to so many classes a row is kept whole."""
+SURE = 32
+"""Of the kept ones so many are compared where rows are computed again: about the last of them rounding decides."""
 KEPT = 64
 """Of more classes so many are kept: of a teacher of ImageNet they hold all but a hundredth of the probability."""
 
@@ -31,6 +33,10 @@ class Halves:
         """int16 (B, width) -> float32 (B, *shape), on the same device."""
         values: Tensor = words.view(torch.float16).float().unflatten(1, self.shape)
         return values
+
+    def apart(self, known: Tensor, again: Tensor) -> float:
+        """The largest difference of two unpacked batches, of the largest value."""
+        return _apart(known, again)
 
 
 class Packing:
@@ -66,3 +72,21 @@ class Packing:
         where = words[:, KEPT + 1 :].to(torch.int64) & 0xFFFF
         each = numbers[:, KEPT:] - math.log(self.classes - KEPT)  # (B, 1)
         return each.repeat(1, self.classes).scatter(1, where, numbers[:, :KEPT])
+
+    def apart(self, known: Tensor, again: Tensor) -> float:
+        """The largest difference of two batches of unpacked logits (B, classes), of the largest logit.
+
+        Of rows that are not whole: of their `SURE` largest logits, and of the logarithm of the summed exponentials of
+        all. Which classes are the last that are kept is decided by rounding.
+        """
+        if self.dense:
+            return _apart(known, again)
+        sure = again.topk(SURE, dim=1).indices
+        everything = [
+            torch.cat([rows.gather(1, sure), rows.logsumexp(1, keepdim=True)], dim=1) for rows in (known, again)
+        ]
+        return _apart(everything[0], everything[1])
+
+
+def _apart(known: Tensor, again: Tensor) -> float:
+    return float((known - again).abs().max() / again.abs().max().clamp(min=torch.finfo(torch.float16).tiny))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from raybench.data.views import (
     fresh_codes,
     parsed,
     render,
+    turned_codes,
     view_count,
     view_table,
 )
@@ -107,7 +108,7 @@ class Kept:
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images on the device, (N, C, H, W), and where in them those at the positions (B,) are."""
-        if self._here:
+        if self.on_device:
             return self.images, self._in_images(positions).to(self.device)
         chosen = self.images.index_select(0, self._in_images(positions.cpu()))
         # From pinned memory the copy runs beside what the GPU has still to do.
@@ -115,13 +116,14 @@ class Kept:
 
     def run(self, start: int, end: int) -> Tensor:
         """Images (end - start, C, H, W) on the device, from one position to before another."""
-        if self._rows is None and self._here:
+        if self._rows is None and self.on_device:
             return self.images[start:end]
         images, places = self.at(torch.arange(start, end))
         return images.index_select(0, places)
 
     @property
-    def _here(self) -> bool:
+    def on_device(self) -> bool:
+        """Whether the images lie there and not in the host's memory."""
         return self.images.device.type == self.device.type
 
     def _in_images(self, positions: Tensor) -> Tensor:
@@ -129,8 +131,10 @@ class Kept:
 
 
 def _room(device: torch.device) -> int:
-    """Bytes that the images of a part may take on a GPU: half of what is free."""
-    return torch.cuda.mem_get_info(device)[0] // 2
+    """Bytes that the images of a part may take on a GPU: half of what is free, or of what this process may yet take."""
+    free, total = torch.cuda.mem_get_info(device)
+    share = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    return max(0, int(min(free, share))) // 2
 
 
 class TrainingImages:
@@ -146,8 +150,9 @@ class TrainingImages:
         self._kept = Kept(data.train_images, indices, device)
         self._mean, self._std = data.mean, data.std
         self._views = config.views
+        self._endless = endless(config.augment)
         self._table: Tensor | None = None
-        if not endless(config.augment):
+        if not self._endless and config.views != "all":
             self._table = _table(len(data.train_images), config.augment, config.views)  # (all training images, views)
 
     def __len__(self) -> int:
@@ -156,8 +161,6 @@ class TrainingImages:
     @property
     def views(self) -> int:
         """Fixed views of each image. Raises DataError where there is no end of them."""
-        if self._table is not None:
-            return self._table.shape[1]
         return views_of_all(self.augment) if self._views == "all" else self._views
 
     def codes(self, positions: Tensor, slots: Tensor) -> Tensor:
@@ -166,6 +169,7 @@ class TrainingImages:
             return self._table[self.indices[positions], slots]
         if self._views == "all":
             views_of_all(self.augment)
+            return turned_codes(self.indices[positions], slots, self.augment)
         return fixed_codes(self.indices[positions], slots, self.augment)
 
     def render(self, positions: Tensor, slots: Tensor) -> Tensor:
@@ -175,7 +179,7 @@ class TrainingImages:
     def _render(self, positions: Tensor, codes: Tensor) -> Tensor:
         images, places = self._kept.at(positions)
         # Numbered views are made wholly on the device; what is drawn from the code of an endless one is on the CPU.
-        codes = codes.to(self.device) if self._table is not None else codes
+        codes = codes if self._endless else codes.to(self.device)
         return render(images, places, codes, self.augment, size=self.size, mean=self._mean, std=self._std)
 
     def block_slots(self, epoch: int, seed: int) -> Tensor:
@@ -184,7 +188,7 @@ class TrainingImages:
 
     def _drawn(self, positions: Tensor, epoch: int, seed: int) -> tuple[Tensor, Tensor]:
         """Slots and codes (B,) of the views that the images at these positions show in an epoch."""
-        if self._table is None and self._views == "all":
+        if self._endless and self._views == "all":
             return torch.zeros_like(positions), fresh_codes(self.indices[positions], epoch, seed)
         slots = self.block_slots(epoch, seed)[positions // BLOCK]
         return slots, self.codes(positions, slots)
@@ -205,13 +209,15 @@ class TrainingImages:
         """
         positions = epoch_order(len(self), epoch, seed)
         slots, codes = self._drawn(positions, epoch, seed)
-        # Once an epoch to the device, so that no step waits for a copy.
-        positions, slots = positions.to(self.device), slots.to(self.device)
-        codes = codes.to(self.device) if self._table is not None else codes
-        labels = self.labels[positions]
+        # Once an epoch to the device, so that no step waits for a copy. Where the images stay in the host's memory,
+        # what chooses them stays too: to ask the device for it would wait for all that it has still to do.
+        there, slots = positions.to(self.device), slots.to(self.device)
+        chosen = there if self._kept.on_device else positions
+        codes = codes if self._endless else codes.to(self.device)
+        labels = self.labels[there]
         sizes = _sizes(len(self), batch_size)
-        for p, s, c, y in zip(*(each.split(sizes) for each in (positions, slots, codes, labels)), strict=True):
-            yield Batch(p, s, self._render(p, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8), y)
+        for p, i, s, c, y in zip(*(each.split(sizes) for each in (there, chosen, slots, codes, labels)), strict=True):
+            yield Batch(p, s, self._render(i, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8), y)
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:
@@ -250,7 +256,7 @@ def plain_size(config: DatasetConfig) -> int | None:
 
 
 @lru_cache(maxsize=4)
-def _table(images: int, augment: tuple[str, ...], views: int | Literal["all"]) -> Tensor:
+def _table(images: int, augment: tuple[str, ...], views: int) -> Tensor:
     """The views of every image; kept, since a worker trains many trials on the same data."""
     return view_table(images, augment, views)
 

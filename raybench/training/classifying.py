@@ -16,7 +16,7 @@ from raybench import models
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import ImageData, Request
 from raybench.data.splits import split
-from raybench.data.views import endless, view_table
+from raybench.data.views import endless, view_count, view_table
 from raybench.errors import DataError
 from raybench.models.macs import count_macs
 from raybench.training.batches import Training
@@ -58,8 +58,10 @@ def load(dataset: DatasetConfig, data_root: Path | None, download: bool = True) 
 def sizes(dataset: DatasetConfig, data: ImageData) -> Sizes:
     """How many images; raises DataError where there are not so many, or not so many views of each."""
     parts = split(data.train_labels, dataset.val_size, dataset.train_size)
-    if not (endless(dataset.augment) and dataset.views == "all"):
+    if dataset.views != "all":
         view_table(1, dataset.augment, dataset.views)
+    elif not endless(dataset.augment):
+        view_count(dataset.augment)
     return Sizes(len(parts.train), len(parts.val), len(data.test_labels))
 
 
@@ -103,7 +105,13 @@ def make_task(
     student: Classification
     if config.latents == "off":
         compile_for = config.batch_size if config.compile else None
-        student = Classification(ingredients.built, device.device, config.label_smoothing, compile_for=compile_for)
+        student = Classification(
+            ingredients.built,
+            device.device,
+            config.label_smoothing,
+            compile_for=compile_for,
+            accumulate=config.accumulate,
+        )
     else:
         student = FromLatents(config, ingredients, device)
     wanted = config.canonical().distillation

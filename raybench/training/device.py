@@ -117,6 +117,12 @@ def driver_version() -> str | None:
     return next((word for word in line.split() if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), line)
 
 
+def workers(device: Device) -> int:
+    """Threads that compute what is kept for all trials, each by itself, so that no bit depends on their number; on a
+    GPU none but the caller's."""
+    return torch.get_num_threads() if device.device.type == "cpu" else 0
+
+
 def where_computed(device: Device) -> str:
     """What decides the last bits of a sum: the processor and torch."""
     return f"{device.name or torch.cpu.get_capabilities()['cpu_name']}, torch {torch.__version__}"

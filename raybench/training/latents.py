@@ -16,7 +16,7 @@ from raybench.distillation.cache import Rows, ViewCache, cache_key
 from raybench.distillation.packing import Halves
 from raybench.models.ci2p import CI2P
 from raybench.training.batches import Batch, TrainingImages
-from raybench.training.device import Device, where_computed
+from raybench.training.device import Device, where_computed, workers
 from raybench.training.ingredients import Ingredients
 from raybench.training.metrics import Measures
 from raybench.training.phases import Phases
@@ -59,7 +59,13 @@ class FromLatents(Classification):
     def __init__(self, config: TrialConfig, ingredients: Ingredients, device: Device) -> None:
         """The encoder of the model must be frozen (`has_frozen_encoder`)."""
         compile_for = config.batch_size if config.compile else None
-        super().__init__(ingredients.built, device.device, config.label_smoothing, compile_for=compile_for)
+        super().__init__(
+            ingredients.built,
+            device.device,
+            config.label_smoothing,
+            compile_for=compile_for,
+            accumulate=config.accumulate,
+        )
         assert isinstance(self.module, CI2P)
         self._model = self.module
         self._training = ingredients.training
@@ -73,15 +79,13 @@ class FromLatents(Classification):
     def begin(self, epoch: int, seed: int, check: Callable[[], None]) -> None:
         """Have the code of the views of an epoch, computed now where it is missing."""
         slots = self._training.block_slots(epoch, seed)
-
-        def compute(positions: Tensor, slot: int) -> Tensor:
-            check()
-            return self._code(positions, slot)
-
         with self.phases.within("teacher"):
-            if self.cache.fill(len(self._training), compute, slots):
-                self.cache.mark_verified(where_computed(self._device))
-        self._rows = self.cache.rows(len(self._training), slots, self._device.device)
+            device = self._device
+            self._rows, computed = self.cache.take(
+                len(self._training), self._code, slots, device.device, check, workers(device)
+            )
+            if computed:
+                self.cache.mark_verified(where_computed(device))
 
     def inputs(self, batch: Batch) -> Tensor:
         """The code (B, M, h, w)."""

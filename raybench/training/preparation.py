@@ -7,10 +7,10 @@ A prepared teacher is a folder in the cache: `weights.safetensors` (with the nor
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
-from raybench.distillation.cache import Compute, Rows, ViewCache, cache_key
+from raybench.distillation.cache import Rows, ViewCache, cache_key
 from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
@@ -34,7 +34,7 @@ from raybench.models import count_parameters
 from raybench.models.macs import count_macs
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
-from raybench.training.device import Device, choose_device, where_computed
+from raybench.training.device import Device, choose_device, out_of_memory, where_computed, workers
 from raybench.training.ingredients import gather, load_data, make_model, scored_images
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
@@ -203,35 +203,50 @@ class Logits:
         parts = split(self._data.train_labels, config.dataset.val_size, "all")
         self._everything = parts.train
         self.cache = _cache(config, self._data, len(self._everything), device)
-        self.cache.verify(lambda positions, slot: self._compute(positions, slot), where_computed(device))
+        self._made: tuple[TrainingImages, Teacher] | None = None
+        self._making = threading.Lock()
+        self.cache.verify(self._compute, where_computed(device))
 
-    def fill(self, images: int, slots: Tensor | None = None, check: Callable[[], None] = lambda: None) -> None:
-        """Compute what is missing for the first `images` training images: all their slots, or one a block.
-
-        `check` is called before each part.
-        """
-
-        def compute(positions: Tensor, slot: int) -> Tensor:
-            check()
-            return self._compute(positions, slot)
-
-        if self.cache.fill(images, compute, slots):
+    def fill(self, images: int, check: Callable[[], None] = lambda: None) -> None:
+        """Compute what is missing for the first `images` training images. `check` is called before each part."""
+        if self.cache.fill(images, self._compute, None, check, workers(self.device)):
             self.cache.mark_verified(where_computed(self.device))
+        self._made = None
 
-    @functools.cached_property
-    def _compute(self) -> Compute:
+    def _compute(self, positions: Tensor, slot: int) -> Tensor:
         """Loads the teacher and the images, which nobody needs where nothing is missing."""
-        training = TrainingImages(self._data, self._everything, self.config.dataset, self.device.device)
-        teacher = load_teacher(self.config, self.setup, self.device)
-        return lambda positions, slot: teacher.logits(training.render(positions, torch.full_like(positions, slot)))
+        try:
+            with self._making:
+                self._made = self._made or self._make()
+            training, teacher = self._made
+            return teacher.logits(training.render(positions, torch.full_like(positions, slot)))
+        except Exception as error:
+            if (lack := out_of_memory(error)) is None:
+                raise
+            # Smaller batches of the student would not help.
+            raise RaybenchError(
+                f"{lack}, for {len(positions)} images of the teacher; give trials more memory, or the teacher a "
+                "smaller image_size"
+            ) from None
+
+    def _make(self) -> tuple[TrainingImages, Teacher]:
+        # A model is made with random weights before its own are read: whoever trains must not see that in its draws.
+        with torch.random.fork_rng(devices=[]):
+            training = TrainingImages(self._data, self._everything, self.config.dataset, self.device.device)
+            return training, load_teacher(self.config, self.setup, self.device)
 
     def of_epochs(self, training: TrainingImages) -> CachedTeacher:
         """The teacher of the trial that trains on these images; it computes what an epoch lacks when that begins."""
 
         def rows(epoch: int, seed: int, check: Callable[[], None]) -> Rows:
             slots = training.block_slots(epoch, seed)
-            self.fill(len(training), slots, check)
-            return self.cache.rows(len(training), slots, self.device.device)
+            device = self.device.device
+            found, computed = self.cache.take(len(training), self._compute, slots, device, check, workers(self.device))
+            if computed:
+                self.cache.mark_verified(where_computed(self.device))
+            else:
+                self._made = None  # by now all that later epochs show is there, or nearly
+            return found
 
         return CachedTeacher(rows)
 

@@ -72,8 +72,19 @@ def test_the_plain_view_is_the_image(augment: tuple[str, ...]) -> None:
 )
 def test_view_count(augment: tuple[str, ...], count: int) -> None:
     assert views.view_count(augment) == count
-    # Every code fits into the 16 bits of a table.
-    assert views.view_table(2, augment, "all").tolist() == [list(range(count))] * 2
+
+
+@pytest.mark.parametrize("augment", [(), ("hflip",), ("crop1",), BOTH])
+def test_every_view_has_its_slot_and_images_in_one_slot_differ(augment: tuple[str, ...]) -> None:
+    count = views.view_count(augment)
+    images = torch.arange(400)
+    codes = torch.stack([views.turned_codes(images, torch.full((400,), slot), augment) for slot in range(count)], dim=1)
+    assert torch.equal(codes.sort(dim=1).values, torch.arange(count).expand(400, count))
+    # In any slot the images show all views, each about as often: 400 / count of them, 6 sigma.
+    shown = torch.bincount(codes[:, count // 2], minlength=count)
+    mean = 400 / count
+    assert (shown - mean).abs().max() <= 6 * mean**0.5 if count > 1 else shown.tolist() == [400]
+    assert torch.equal(views.turned_codes(images[7:9], torch.tensor([0, 0]), augment), codes[7:9, 0])
 
 
 def test_unknown_or_too_wide_augmentation() -> None:

@@ -94,7 +94,7 @@ def test_fills_whole_blocks_and_only_those_asked_for(tmp_path: Path) -> None:
         return compute(positions, slot)
 
     assert cache.fill(BLOCK + 1, spy) == 2 * BLOCK * VIEWS
-    assert shown == [(start, BLOCK, slot) for start in (0, BLOCK) for slot in range(VIEWS)]
+    assert sorted(shown) == [(start, BLOCK, slot) for start in (0, BLOCK) for slot in range(VIEWS)]
     assert cache.missing(IMAGES) == parts(2, 3)
     with pytest.raises(RuntimeError, match="2 parts are not filled"):
         cache.rows(IMAGES, torch.zeros(4, dtype=torch.int64), CPU)
@@ -192,16 +192,108 @@ def test_two_processes_fill_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     log = tmp_path / "computed"
 
+    def at_length(positions: Tensor, slot: int) -> Tensor:
+        time.sleep(0.05)  # while the other process begins
+        return compute(positions, slot)
+
     def work() -> None:
-        rows = opened(folder).fill(IMAGES, slowly)
+        rows = opened(folder).fill(IMAGES, at_length)
         with log.open("a") as file:
             file.write(f"{rows}\n")
 
     children = [in_process(work) for _ in range(2)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    # One fills everything; the other waits and finds nothing left to do.
-    assert sum(int(line) for line in log.read_text().split()) == IMAGES * VIEWS
+    # Each fills what the other is not at; together everything once.
+    shares = [int(line) for line in log.read_text().split()]
+    assert sum(shares) == IMAGES * VIEWS
+    assert min(shares) > 0
     assert torch.equal(held(opened(folder)), whole())
+
+
+def test_no_bit_depends_on_how_many_threads_fill(tmp_path: Path) -> None:
+    seen: set[int] = set()
+
+    def product(positions: Tensor, slot: int) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return compute(positions, slot)
+
+    torch.set_num_threads(3)
+    caches = [opened(tmp_path / str(workers)) for workers in (1, 3)]
+    counts = [cache.fill(IMAGES, product, workers=workers) for cache, workers in zip(caches, (1, 3), strict=True)]
+    assert counts == [IMAGES * VIEWS] * 2
+    assert seen == {1}
+    assert torch.get_num_threads() == 3
+    assert (tmp_path / "1" / "rows.i16").read_bytes() == (tmp_path / "3" / "rows.i16").read_bytes()
+
+
+def test_the_fault_of_one_thread_ends_all(tmp_path: Path) -> None:
+    def fails(positions: Tensor, slot: int) -> Tensor:
+        if slot == 1:
+            raise RaybenchError("no view of this number")
+        time.sleep(0.01)
+        return compute(positions, slot)
+
+    with pytest.raises(RaybenchError, match="no view of this number"):
+        opened(tmp_path).fill(IMAGES, fails, workers=2)
+
+
+def test_who_waits_for_another_looks_at_its_limits(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    looked = 0
+
+    def check() -> None:
+        nonlocal looked
+        looked += 1
+        if looked == 10:
+            holder.release()
+
+    holder = cache._lock(0)
+    holder.acquire()
+    assert cache.fill(100, compute, check=check) == BLOCK * VIEWS
+    assert looked >= 10
+    holder.acquire()
+    with pytest.raises(TimeoutError, match="enough"):
+        opened(tmp_path / "other").fill(100, compute, check=enough)
+    holder.release()
+
+
+def enough() -> None:
+    raise TimeoutError("enough")
+
+
+def test_rows_in_use_stay_what_they_were_when_the_cache_is_emptied(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.fill(IMAGES, lambda positions, slot: compute(positions + 1, slot))
+    rows = cache.rows(IMAGES, torch.zeros(4, dtype=torch.int64), CPU)
+    before = rows(torch.arange(IMAGES))
+    opened(tmp_path).verify(compute, "here")
+    assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
+    assert torch.equal(rows(torch.arange(IMAGES)), before)
+    taken, computed = cache.take(IMAGES, compute, torch.zeros(4, dtype=torch.int64), CPU)
+    assert computed == IMAGES
+    assert torch.equal(taken(torch.arange(IMAGES)), whole()[:, 0])
+
+
+def test_rows_that_are_kept_in_part_are_alike_whatever_rounding_does_to_the_last_kept(tmp_path: Path) -> None:
+    classes = 300
+
+    def logits(positions: Tensor, slot: int, other: float = 0.0) -> Tensor:
+        numbers = torch.Generator().manual_seed(slot)
+        found = torch.randn(len(positions), classes, generator=numbers).sort(descending=True).values
+        # The 64th and 65th nearly tie, and swap.
+        found[:, 64] = found[:, 63] - 1e-4 + other
+        return found
+
+    def elsewhere(positions: Tensor, slot: int) -> Tensor:
+        return logits(positions, slot, 2e-4)
+
+    cache = ViewCache(tmp_path, 100, 1, Packing(classes))
+    cache.fill(100, logits)
+    assert not torch.equal(cache._decoded(0, 0), cache._computed(0, 0, elsewhere))
+    cache.verify(elsewhere, "here")
+    assert cache.missing(100) == []
+    cache.verify(lambda positions, slot: logits(positions, slot).flip(1), "elsewhere")
+    assert cache.missing(100) == [(0, 0)]
 
 
 def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path: Path) -> None:
@@ -245,9 +337,14 @@ def test_a_full_disk_is_named_and_kills_nothing(disk: Callable[[str], Path]) -> 
     cache = ViewCache(disk("size=64k"), 64 * BLOCK, VIEWS, Packing(CLASSES))  # 480 KiB, sparse
     with pytest.raises(ResultsError, match=r"disk full.*RAYBENCH_CACHE"):
         cache.fill(64 * BLOCK, compute)
-    blocks = cache.missing(64 * BLOCK)[0][0]
-    assert 0 < blocks < 64
-    assert torch.equal(held(cache, blocks * BLOCK), whole(blocks * BLOCK))
+    missing = set(cache.missing(64 * BLOCK))
+    filled = [part for part in parts(*range(64)) if part not in missing]
+    assert missing
+    assert filled
+    for block, slot in filled:
+        known = np.fromfile(cache.folder / "rows.i16", np.int16).reshape(64, VIEWS, BLOCK, CLASSES)[block, slot]
+        again = compute(torch.arange(block * BLOCK, (block + 1) * BLOCK), slot)
+        assert torch.equal(torch.from_numpy(known).view(torch.float16), again)
 
 
 def test_key_depends_on_everything_it_is_given() -> None:

@@ -96,8 +96,22 @@ def test_images_of_a_block_show_one_slot_and_a_smaller_part_the_same_views() -> 
     assert len({tuple(whole.block_slots(epoch, 1).tolist()) for epoch in range(20)}) > 10
 
 
+def test_with_all_views_each_image_of_a_block_shows_its_own_and_every_one_in_time() -> None:
+    config = CONFIG.model_copy(update={"views": "all"})
+    training = TrainingImages(data(), np.arange(N), config, CPU)
+    assert training.views == 50
+    for epoch in range(3):
+        codes = torch.cat([training.codes(batch.positions, batch.slots) for batch in training.epoch(epoch, 0, 30)])
+        # 90 draws of 50 leave 50 * (1 - exp(-1.8)) = 42 different ones.
+        assert len(set(codes.tolist())) > 30
+        for batch in training.epoch(epoch, 0, 30):
+            assert torch.equal(training.render(batch.positions, batch.slots), batch.views)
+    of_one = {int(training.codes(torch.tensor([3]), training.block_slots(epoch, 0)[:1])) for epoch in range(400)}
+    assert len(of_one) == 50  # P(one of 50 missing in 400 draws) is 50 * 0.98^400 = 0.015; and the draws are fixed
+
+
 def test_the_view_is_the_one_of_the_table() -> None:
-    table = view_table(N, CONFIG.augment, CONFIG.views)
+    table = view_table(N, CONFIG.augment, 6)
     stored = torch.from_numpy(data().train_images)
     for index, view in shown(images(), epoch=2, seed=1, batch_size=16).items():
         at = torch.tensor([index])

@@ -64,6 +64,14 @@ def test_only_batches_of_its_size_are_compiled(monkeypatch: pytest.MonkeyPatch) 
     for count in (4, 2, 4, 5):
         faster(torch.ones(count))
     assert seen == [4, 4]
+    assert faster.calls == 2
+
+
+def test_the_row_says_that_no_batch_had_the_size(digits: Digits, tmp_path: Path) -> None:
+    trial = digits.trial(compile=True, dataset__train_size=50, batch_size=64)
+    assert run_trial(trial, digits.setup(tmp_path)).status == Status.COMPLETE
+    said = digits.row(tmp_path, trial)["env/compiled"]
+    assert said == "no: there was no batch of 64 images at once"
 
 
 def test_the_row_says_that_it_fell_back(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.data.splits import split
-from raybench.distillation.teacher import TeacherRecord
+from raybench.distillation.teacher import Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.training import preparation
 from raybench.training.batches import Batch, TrainingImages
@@ -373,6 +373,28 @@ def test_a_lazy_trial_is_the_prefilled_one() -> None:
     lazy, prefilled = with_cache(config(), "lazy"), with_cache(config(), "prefill")
     assert lazy.trial_id == prefilled.trial_id
     assert lazy.canonical() == prefilled.canonical()
+
+
+def test_a_trials_draws_are_the_same_whoever_computes_its_logits() -> None:
+    trial = config("none")
+    ensure_teacher(trial, SETUP)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for _ in range(2):  # computed, then found
+        Logits(trial, SETUP, CPU).fill(50)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_memory_that_the_teacher_lacks_is_not_the_students_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = config("none")
+    ensure_teacher(trial, SETUP)
+
+    def lacks(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Teacher, "logits", lacks)
+    with pytest.raises(RaybenchError, match=r"out of memory: 2\.00 GiB .* for 256 images of the teacher"):
+        Logits(trial, SETUP, CPU).fill(50)
 
 
 def test_a_smaller_train_size_reads_the_prefix_of_what_a_larger_one_filled() -> None:
