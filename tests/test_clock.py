@@ -142,6 +142,7 @@ def check(folder: Path, took: float, attempt: int) -> dict[str, Any]:
 
 @pytest.mark.scenario(11)
 @pytest.mark.parametrize("jump_s", [-HOUR_S, DAY_S], ids=["an hour back", "a day on"])
+@pytest.mark.slow
 def test_the_clock_jumps_while_a_trial_trains(clock: Clock, tmp_path: Path, jump_s: int) -> None:
     folder = tmp_path / "results"
     process = clock.start(folder)

@@ -244,6 +244,7 @@ def test_the_kernel_ends_a_worker_for_want_of_memory(sweeps: Sweeps, small_memor
 
 
 @pytest.mark.scenario(16)
+@pytest.mark.slow
 def test_a_second_driver_of_the_same_sweep_is_refused(sweeps: Sweeps) -> None:
     first = sweeps.start("held", *LONG)
     _in_training(sweeps, "held", first)

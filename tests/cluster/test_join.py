@@ -28,6 +28,7 @@ cluster.shutdown()
 
 
 @pytest.mark.scenario(9)
+@pytest.mark.slow
 def test_two_nodes_share_the_trials(sweeps: Sweeps, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))

@@ -55,6 +55,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
 
 
 @pytest.mark.scenario(1)
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     """kill -9 of the process that trains; the trial is started again, and says so."""
     driver = sweeps.start(
@@ -72,6 +73,7 @@ def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
 
 
 @pytest.mark.scenario(2)
+@pytest.mark.slow
 def test_a_trial_whose_worker_always_dies_is_failed_with_the_reason(sweeps: Sweeps) -> None:
     """The others complete: its worker is killed whenever it trains, until the trial is given up."""
     arguments = ("--seeds", "1", "--max-concurrent", "1", "limits.max_failures=1", "schedule.epochs=400")

@@ -112,11 +112,12 @@ def test_diverged_trials_are_told_and_never_best(sweeps: Sweeps) -> None:
     assert "nothing to do" in again.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "pruned"),
     [
         (("scheduler.name=halving", "scheduler.reduction_factor=2"), 4),
-        pytest.param(("scheduler.name=asha", "scheduler.reduction_factor=2"), None, marks=pytest.mark.slow),
+        (("scheduler.name=asha", "scheduler.reduction_factor=2"), None),
     ],
 )
 def test_schedulers_stop_settings_within_their_cell(

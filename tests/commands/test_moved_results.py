@@ -53,6 +53,7 @@ def wait_for_the_middle(store: Store, driver: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.scenario(20)
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_moved(tmp_path: Path) -> None:
     (tmp_path / "moving.yaml").write_text(SWEEP)
     first = start(tmp_path, "before")

@@ -40,7 +40,7 @@ from raybench.training.checkpoints import Checkpoints
 if TYPE_CHECKING:
     from .conftest import Settled
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
 
 FOREIGN: list[list[Any]] = [

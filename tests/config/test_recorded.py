@@ -72,6 +72,11 @@ def test_sizes_and_lists_have_their_types_again() -> None:
 
 
 def test_what_is_no_configuration_is_named() -> None:
-    row = {"trial_id": "0123456789ab", "config/dataset.name": "digits", "config/model.name": "x", "config/batch_size": 0}
+    row = {
+        "trial_id": "0123456789ab",
+        "config/dataset.name": "digits",
+        "config/model.name": "x",
+        "config/batch_size": 0,
+    }
     with pytest.raises(ResultsError, match=r"trial 0123456789ab: .*batch_size.*greater than 0"):
         recorded_trial(row)
