@@ -43,7 +43,8 @@ def number(value: object) -> str:
 
 def line(found: dict[str, Any]) -> str:
     """A row of the table."""
-    least = "" if found.get("bar") is None else ("at most " if found.get("ratio_is") == "ours / peer" else "at least ")
+    kinds = {"ours / peer": "at most ", "ours - peer": "interval holds "}
+    least = "" if found.get("bar") is None else kinds.get(str(found.get("ratio_is")), "at least ")
     if found.get("peer") is None and found.get("bar") is not None:
         least = "at most "
     holds = {True: "holds", False: "**missed**", None: ""}[found.get("holds")]
