@@ -8,6 +8,9 @@ from collections.abc import Sequence
 USAGE = """usage: raybench COMMAND …
 
   sweep NAME|FILE …                  run a sweep (raybench sweep --help)
+  compare [SWEEP …]                  tables of sweeps that were run (raybench compare --help)
+  why TRIAL_ID                       how a trial stands, and what it can be compared with
+  reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
   profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
   list models|datasets|sweeps        what there is
 
@@ -31,17 +34,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         from raybench import sweep
 
         return sweep.main(rest, prog="raybench sweep")
+    if command == "compare":
+        from raybench import compare
+
+        return compare.main(rest, prog="raybench compare")
     if command == "profile":
         from raybench import profile
 
         return profile.main(rest, prog="raybench profile")
-    if command == "list":
-        from raybench.commands import list as listing
+    if command in ("list", "why", "reproduce"):
+        from importlib import import_module
 
-        return listing.main(rest)
+        return int(import_module(f"raybench.commands.{command}").main(rest))
     from raybench.config.names import nearest
 
-    near = nearest(command, ("sweep", "profile", "list"), n=1)
+    near = nearest(command, ("sweep", "compare", "why", "reproduce", "profile", "list"), n=1)
     print(f'raybench: "{command}": no such command' + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
     print(USAGE, end="", file=sys.stderr)
     return 2

@@ -1,11 +1,14 @@
-"""What a sweep answers: every cell's selected setting, its test result, and whether it differs from the student alone.
+"""What a sweep answers: every cell's selected setting, its test result, and whether it differs from another cell's.
 
-Settings are selected on validation; the test metric is only reported. Differences are paired by seed. A trial whose
-maths departs from its configuration (column `deviation`) is counted and otherwise left out.
+That other is the student alone, where there is one, else the cell that is best on validation among those with the same
+data. Settings are selected on validation; the test metric is only reported. Differences are paired by seed where seed,
+split and order are the same. A trial whose maths departs from its configuration (column `deviation`) is counted and
+otherwise left out.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,6 +26,7 @@ from raybench.report.statistics import (
     holm,
     p_value,
     seeds_needed,
+    welch,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ __all__ = ["CellResult", "Counts", "Difference", "Verdict", "compare", "detectab
 
 Mode = Literal["max", "min"]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
+Against = Literal["student alone", "best on validation"]
 MIN_PAIRS = 3
 """Below so many seeds on both sides nothing is tested."""
 
@@ -52,23 +57,31 @@ class Counts:
 
 @dataclass(frozen=True)
 class Difference:
-    """The cell minus its baseline, paired by seed, in the test metric's unit."""
+    """The cell minus its baseline, in the test metric's unit."""
 
+    to: Against
     by_seed: tuple[tuple[int, float], ...]
+    """Pairs; none where the two cells have no split in common, or no seed."""
     n: int
+    """Pairs; where there are none, the seeds of the cell that has fewer."""
     mean: float
     sd: float | None
     low: float | None
     high: float | None
     """95 % t interval; none below two pairs or without spread."""
     p: float | None
-    """Paired t test, two-sided; none below three pairs."""
+    """t test, two-sided, paired or Welch's; none below three seeds."""
     p_holm: float | None
     """The same, corrected for all comparisons tested at once (`compared`)."""
     compared: int
     verdict: Verdict
     seeds_needed: int | None
     """Pairs that would tell the observed difference (5 %, 80 % power); none below three pairs or when out of reach."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether it is a mean of differences, seed by seed."""
+        return bool(self.by_seed)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,12 @@ class CellResult:
     counts: Counts
     train_time: float | None
     """Median over the selected trials, s."""
+    epoch_time: float | None
+    """Median over the selected trials of training time an epoch, s."""
+    peak_memory: float | None
+    """Highest over the selected trials, MiB."""
+    device_hours: float | None
+    """Of all trials of the cell, its tuning included."""
     param_count: float | None
     """Median, millions."""
     gmacs: float | None
@@ -105,6 +124,8 @@ class CellResult:
     metric: str
     test_metric: str
     test_mode: Mode
+    hardware: tuple[str, ...] = ()
+    """GPUs, or CPUs where there was none, of the selected trials, sorted."""
     commits: Mapping[str, str] = field(default_factory=dict)
     """Selected trial -> git commit that made its row, 8 digits, `+changes` when dirty; without those not known."""
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +152,7 @@ def compare(
         rows = {row["trial_id"]: row for row in trials.filter(pl.col("trial_id").is_in(list(wanted))).to_dicts()}
     towards = test_mode or _test_mode(metric, mode, test_metric)
     measured = [_cell_result(cell, rows, metric, mode, test_metric, towards) for cell in cells]
+    measured = _with_references(measured, mode)
     by_label = {result.label: result for result in measured}
     return _judged([replace(result, difference=_difference(result, by_label)) for result in measured])
 
@@ -162,6 +184,9 @@ def _cell_result(
         difference=None,
         counts=_counts(cell, rows),
         train_time=_median(kept, "train_time"),
+        epoch_time=_epoch_time(kept),
+        peak_memory=max(_numbers(kept, "peak_memory"), default=None),
+        device_hours=_device_hours(cell, rows),
         param_count=_median(kept, "param_count"),
         gmacs=_median(kept, "gmacs"),
         infer_samples_per_sec=_median(kept, "infer_samples_per_sec"),
@@ -171,6 +196,7 @@ def _cell_result(
         metric=metric,
         test_metric=test_metric,
         test_mode=test_mode,
+        hardware=tuple(sorted({str(row.get("env/gpu") or row.get("env/cpu") or "unknown") for row in kept})),
         commits={str(row["trial_id"]): commit for row in kept if (commit := _commit(row))},
         left_out=_left_out(cell, rows),
     )
@@ -193,18 +219,44 @@ def _select(
     return best[1] if best else None
 
 
+def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
+    """Where no cell has the student alone to compare with: with the best on validation among those of the same data."""
+    if any(result.baseline is not None for result in results):
+        return results
+    sign = 1 if mode == "max" else -1
+    by_data: dict[str, list[CellResult]] = {}
+    for result in results:
+        if result.validation is not None:
+            by_data.setdefault(_data(result), []).append(result)
+    found = []
+    for result in results:
+        group = by_data.get(_data(result), [])
+        best = max(group, key=lambda r: sign * r.validation.mean if r.validation else -math.inf, default=result)
+        found.append(result if best is result else replace(result, baseline=best.label))
+    return found
+
+
+def _data(result: CellResult) -> str:
+    """Names what a cell was trained and judged on."""
+    factors = {key: value for key, value in result.factors.items() if key.startswith("dataset")}
+    return json.dumps([factors, result.presets, result.variants], sort_keys=True)
+
+
 def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Difference | None:
     base = by_label.get(result.baseline) if result.baseline is not None else None
     if base is None:
         return None
-    alone = dict(base.by_seed)
+    alone = dict(base.by_seed) if _same_images(result, base) else {}
     by_seed = tuple((seed, value - alone[seed]) for seed, value in result.by_seed if seed in alone)
+    to: Against = "student alone" if _alone(base) and not _alone(result) else "best on validation"
+    if not by_seed:
+        return _unpaired(result, base, to)
     values = [value for _, value in by_seed]
     found = estimate(values)
-    if found is None:
-        return None
+    assert found is not None
     enough = found.n >= MIN_PAIRS
     return Difference(
+        to=to,
         by_seed=by_seed,
         n=found.n,
         mean=found.mean,
@@ -217,6 +269,43 @@ def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Diffe
         verdict="too few seeds",
         seeds_needed=seeds_needed(found.mean, found.sd) if enough and found.sd is not None else None,
     )
+
+
+def _unpaired(result: CellResult, base: CellResult, to: Against) -> Difference | None:
+    """Cells that share no images seed by seed are two samples."""
+    ours, theirs = [value for _, value in result.by_seed], [value for _, value in base.by_seed]
+    if not ours or not theirs:
+        return None
+    found = welch(ours, theirs)
+    enough = min(len(ours), len(theirs)) >= MIN_PAIRS
+    return Difference(
+        to=to,
+        by_seed=(),
+        n=min(len(ours), len(theirs)),
+        mean=found.mean,
+        sd=found.sd,
+        low=found.low,
+        high=found.high,
+        p=found.p if enough else None,
+        p_holm=None,
+        compared=0,
+        verdict="too few seeds",
+        seeds_needed=None,
+    )
+
+
+def _same_images(result: CellResult, base: CellResult) -> bool:
+    """Whether equal seeds mean the same images in the same order."""
+    if not result.selected or not base.selected:
+        return True
+    ours, theirs = result.selected[0].dataset, base.selected[0].dataset
+    keys = ("data_key", "fingerprint", "train_size", "val_size")
+    return all(getattr(ours, key) == getattr(theirs, key) for key in keys)
+
+
+def _alone(result: CellResult) -> bool:
+    """Whether it has no teacher."""
+    return not result.selected or result.selected[0].canonical().distillation.teacher is None
 
 
 def _judged(results: list[CellResult]) -> list[CellResult]:
@@ -274,6 +363,20 @@ def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = _numbers(rows, name)
     return statistics.median(values) if values else None
+
+
+def _epoch_time(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Median over trials of the training time of an epoch, s."""
+    times = [
+        time / epochs for row in rows if (time := _number(row, "train_time")) and (epochs := _number(row, "epochs"))
+    ]
+    return statistics.median(times) if times else None
+
+
+def _device_hours(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> float | None:
+    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
+    found = _numbers([rows[trial_id] for trial_id in trial_ids if trial_id in rows], "device_hours")
+    return math.fsum(found) if found else None
 
 
 def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from raybench.report.comparison import CellResult
@@ -74,31 +75,45 @@ def published_lines(rows: Sequence[PublishedRow], results: Sequence[CellResult],
     lines = ["published, as printed in the source, not measured here:"]
     for source, groups in by_source.items():
         lines.append(f"  {source}")
-        closest = {same: _closest(members[-1], results) for same, members in groups.items()}
-        shared = [what for what in next(iter(closest.values())) if all(what in others for others in closest.values())]
+        apart = {same: _apart(members[-1], results) for same, members in groups.items()}
+        shared = [what for what in next(iter(apart.values())) if all(what in others for others in apart.values())]
         if shared:
             lines.append(f"    not comparable: {'; '.join(shared)}")
         for same, members in groups.items():
-            own = [what for what in closest[same] if what not in shared]
+            own = [what for what in apart[same] if what not in shared]
             verdict = f"; not comparable: {'; '.join(own)}" if own else "" if shared else "; same setting as ours"
-            lines.append(f"    {_described(members[-1])}: {', '.join(_number(row, named) for row in members)}{verdict}")
+            lines.append(f"    {described(members[-1])}: {', '.join(_number(row, named) for row in members)}{verdict}")
     if any(row.setting.test_images and row.unit == "%" for row in wanted):
         lines.append("    [low, high]: 95 % binomial interval at that number of test images, not printed in the source")
     return lines
 
 
-def _closest(row: PublishedRow, results: Sequence[CellResult]) -> tuple[str, ...]:
+def closest(row: PublishedRow, results: Sequence[CellResult]) -> CellResult | None:
+    """The cell whose setting has the least that differs from a published one, of several that with the most images.
+
+    None where nothing was measured.
+    """
     ours = [result for result in results if result.selected]
-    alike = [result for result in ours if _taught(result) == (row.teacher is not None)]
-    found = [differing(row, result) for result in alike or ours]
-    return min(found, key=len) if found else ("nothing measured here yet",)
+    alike = [result for result in ours if _taught(result) == (row.teacher is not None)] or ours
+    return min(alike, key=lambda result: (len(differing(row, result)), -_train_images(result)), default=None)
+
+
+def _train_images(result: CellResult) -> float:
+    size = result.selected[0].dataset.train_size
+    return math.inf if size == "all" else float(size)
+
+
+def _apart(row: PublishedRow, results: Sequence[CellResult]) -> tuple[str, ...]:
+    nearest = closest(row, results)
+    return differing(row, nearest) if nearest else ("nothing measured here yet",)
 
 
 def _taught(result: CellResult) -> bool:
     return result.selected[0].canonical().distillation.teacher is not None
 
 
-def _described(row: PublishedRow) -> str:
+def described(row: PublishedRow) -> str:
+    """The model and setting of a published row in a few words."""
     setting = row.setting
     said = [
         f"teacher {row.teacher}" if row.teacher else "",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raybench.config.plan import short_key, show
-from raybench.report.comparison import CellResult
+from raybench.report.comparison import CellResult, Difference
 from raybench.report.references import published_lines
 from raybench.report.statistics import Estimate
 from raybench.results.published import PublishedRow
@@ -48,6 +48,21 @@ class Sheet:
     footnotes: tuple[str, ...]
     published: tuple[str, ...]
 
+    @classmethod
+    def plain(
+        cls,
+        title: str,
+        subtitle: str,
+        keys: Sequence[Column],
+        columns: Sequence[Column],
+        labels: Sequence[str],
+        footnotes: Sequence[str] = (),
+    ) -> Sheet:
+        """Rows of which none is better than another."""
+        none = (False,) * len(labels)
+        texts = ("",) * len(labels)
+        return cls(title, subtitle, tuple(keys), tuple(columns), tuple(labels), texts, none, none, tuple(footnotes), ())
+
 
 def quantity_title(metric: str) -> str:
     """`eval_top1` -> `top-1 (%)`."""
@@ -77,12 +92,22 @@ def varying(results: Sequence[CellResult]) -> list[str]:
 
 
 def best_of_group(group: Sequence[CellResult]) -> CellResult | None:
-    """The best test mean among the cells that are really better than the student alone; none where none is."""
+    """The best test mean of the cells really better than the one they are compared with; none where none is.
+
+    The one they are compared with itself, where it is the best on validation and every other is really worse.
+    """
     real = [r for r in group if r.test and r.difference and r.difference.verdict == "better"]
     if not real:
-        return None
+        others = [r.difference for r in group if r.difference]
+        worse = others and all(d.to == "best on validation" and d.verdict == "worse" for d in others)
+        return group[0] if worse and len(others) == len(group) - 1 else None
     sign = 1 if real[0].test_mode == "max" else -1
     return max(real, key=lambda r: sign * r.test.mean if r.test else -math.inf)
+
+
+def key_columns(rows: Sequence[CellResult]) -> tuple[Column, ...]:
+    """What names each cell beside the others."""
+    return tuple(factor_column(key, rows) for key in varying(rows)) or (Column("cell", tuple(r.label for r in rows)),)
 
 
 def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = ()) -> Sheet:
@@ -99,7 +124,7 @@ def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[Pu
     return Sheet(
         title=title,
         subtitle=" · ".join(about),
-        keys=tuple(_factor_column(key, rows) for key in keys) or (Column("cell", tuple(r.label for r in rows)),),
+        keys=key_columns(rows),
         columns=tuple(column for column in _columns(rows, best) if any(text.strip() for text in column.texts)),
         labels=tuple(result.label for result in rows),
         verdicts=tuple(r.difference.verdict if r.difference else "" for r in rows),
@@ -121,13 +146,13 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
         return []
     digits = _digits(rows)
     quantity = quantity_title(rows[0].test_metric)
-    tested = _estimates([r.test for r in rows], digits)
+    tested = estimate_texts([r.test for r in rows], digits)
     stars = [f" {'*' if star else ' '}" if any(best) else "" for star in best]
     marked = tuple(f"{text}{star}" for text, star in zip(tested, stars, strict=True))
     columns = [Column(f"test\n{quantity}", marked)]
     if any(r.difference for r in rows):
-        alone = {r.baseline for r in rows}
-        said = [r.difference.verdict if r.difference else "student alone" if r.label in alone else "" for r in rows]
+        references = {r.baseline: r.difference.to for r in rows if r.difference}
+        said = [r.difference.verdict if r.difference else references.get(r.label, "") for r in rows]
         columns += [
             Column("difference\n95 % interval", tuple(_differences(rows, digits))),
             Column("\nverdict", tuple(said)),
@@ -152,14 +177,26 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
         columns.append(Column("inference\n(1/s)", speeds, right=True))
     times = tuple(f"{r.train_time:,.0f}" if r.train_time is not None else "" for r in rows)
     columns.append(Column("train\n(s)", times, right=True))
+    columns.append(Column("95 % interval\nof test", tuple(_interval(r.test, digits) for r in rows), right=True))
+    columns.append(Column("epoch\n(s)", tuple(_short(r.epoch_time) for r in rows), right=True))
+    memory = tuple(f"{r.peak_memory:,.0f}" if r.peak_memory else "" for r in rows)
+    columns.append(Column("memory\n(MiB)", memory, right=True))
+    columns.append(Column("device\nhours", tuple(_short(r.device_hours) for r in rows), right=True))
     return columns
+
+
+def _interval(found: Estimate | None, digits: int) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _factor_column(key: str, rows: Sequence[CellResult]) -> Column:
+def factor_column(key: str, rows: Sequence[CellResult]) -> Column:
+    """A factor's values, a row each."""
     values = [r.factors.get(key) for r in rows]
     return Column(f"\n{short_name(key)}", tuple(_aligned(values, NOT_APPLICABLE)), right=_numeric(values))
 
@@ -234,7 +271,8 @@ def _digits(rows: Sequence[CellResult]) -> int:
     return digits + any(float(f"{bound:.{digits}f}") == 0 for bound in bounds)
 
 
-def _estimates(estimates: Sequence[Estimate | None], digits: int) -> list[str]:
+def estimate_texts(estimates: Sequence[Estimate | None], digits: int) -> list[str]:
+    """Each as `mean ± sd (n)`, their parts below one another."""
     spread = max((len(f"{e.sd:.{digits}f}") for e in estimates if e and e.sd is not None), default=0)
     whole = max((len(f"{e.mean:.{digits}f}") for e in estimates if e), default=0)
     texts = []
@@ -305,17 +343,18 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     differences = [r.difference for r in rows if r.difference]
     compared = max((d.compared for d in differences), default=0)
     if differences:
-        tests = f"paired t test, two-sided, 5 %, Holm-corrected over {compared} comparison{'s' * (compared != 1)}"
-        notes.append(
-            "difference: to the student alone with the same other factors, paired by seed, t interval of each alone. "
-            f"verdict: {tests if compared else 'needs 3 seeds on both sides'}."
-        )
+        notes += _tests_said(differences, compared)
+    if len(hardware := sorted({name for r in rows for name in r.hardware})) > 1:
+        notes.append(f"times and speeds are of different hardware ({', '.join(hardware)}).")
     if any(d.p is not None and d.sd == 0 for d in differences):
         notes.append("no interval: every seed differs by the same amount; the exact sign test stands in for t.")
     if any(_seeds_to_tell(r) for r in rows):
         notes.append("seeds to tell: pairs that would tell the observed difference by itself (5 %, 80 % power).")
     if any_best:
-        notes.append("* best mean of those better than the student alone; not tested against each other.")
+        if {d.to for d in differences} == {"best on validation"}:
+            notes.append("* better than every other with the same data.")
+        else:
+            notes.append("* best mean of those better than the student alone; not tested against each other.")
     presets = sorted({preset for r in rows for preset in r.presets})
     if len(presets) > 1:
         notes.append(f"mixed presets ({', '.join(presets)}): rows of different presets are not comparable.")
@@ -323,6 +362,20 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
     return notes + left_out_note(rows) + _code_note(rows)
+
+
+def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
+    """What was compared with what, and how it was tested."""
+    alone = {d.to for d in differences} == {"student alone"}
+    to = "to the student alone with the same other factors" if alone else "to the best on validation with the same data"
+    paired = all(d.paired for d in differences)
+    how = "paired by seed" if paired else "paired by seed where split and order are the same, else two samples"
+    test = "paired t test" if paired else "paired or Welch's t test"
+    tests = f"{test}, two-sided, 5 %, Holm-corrected over {compared} comparison{'s' * (compared != 1)}"
+    return [
+        f"difference: {to}, {how}, t interval of each alone. "
+        f"verdict: {tests if compared else 'needs 3 seeds on both sides'}."
+    ]
 
 
 def left_out_note(rows: Sequence[CellResult]) -> list[str]:

@@ -60,6 +60,44 @@ def p_value(differences: Sequence[float]) -> float | None:
     return float(2 * stdtr(found.n - 1, -abs(t)))
 
 
+@dataclass(frozen=True)
+class TwoSamples:
+    """The difference of the means of two independent samples."""
+
+    mean: float
+    sd: float | None
+    """Of a difference between one of each: the root of the sum of both variances."""
+    low: float | None
+    high: float | None
+    """95 % interval, Welch's."""
+    p: float | None
+    """Two-sided; none below two of each."""
+
+
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> TwoSamples:
+    """Difference of the means of two independent samples of unlike variances (Welch 1947), ours minus theirs.
+
+    Two samples without any spread are unlike or equal for certain as far as they go: no interval, and as p the chance
+    that all of one lie on one side of all of the other (exact rank-sum test), or 1 where they are equal.
+    """
+    one, other = estimate(ours), estimate(theirs)
+    assert one is not None, "a sample has values"
+    assert other is not None, "a sample has values"
+    mean = one.mean - other.mean
+    if one.sd is None or other.sd is None:
+        return TwoSamples(mean, None, None, None, None)
+    shares = one.sd**2 / one.n, other.sd**2 / other.n
+    sd, error = math.hypot(one.sd, other.sd), math.sqrt(sum(shares))
+    if error == 0:
+        p = 1.0 if _no_spread(abs(mean), [1.0]) else 2 / math.comb(one.n + other.n, one.n)
+        return TwoSamples(mean, 0.0, None, None, p)
+    from scipy.special import stdtr, stdtrit
+
+    degrees = sum(shares) ** 2 / (shares[0] ** 2 / (one.n - 1) + shares[1] ** 2 / (other.n - 1))
+    half = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error
+    return TwoSamples(mean, sd, mean - half, mean + half, float(2 * stdtr(degrees, -abs(mean / error))))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected for their number, in the order given (Holm 1979, "A simple sequentially rejective test")."""
     corrected = [0.0] * len(p_values)

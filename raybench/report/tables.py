@@ -24,7 +24,11 @@ def comparison_table(
     results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = (), width: int | None = None
 ) -> Table:
     """The table for a terminal of `width` columns; what does not fit is left out from the right and named below."""
-    sheet = make_sheet(results, title, published)
+    return sheet_table(make_sheet(results, title, published), width)
+
+
+def sheet_table(sheet: Sheet, width: int | None = None) -> Table:
+    """A sheet for a terminal of `width` columns; what does not fit is left out from the right and named below."""
     shown = len(sheet.columns)
     table = _rich(sheet, shown)
     # Wide enough that measuring is never limited by the terminal that happens to be there.
@@ -44,10 +48,14 @@ def comparison_lines(
     results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = (), width: int | None = None
 ) -> list[str]:
     """The table as plain lines. Columns that do not fit `width` follow in another table; below that, a block a cell."""
-    sheet = make_sheet(results, title, published)
+    return sheet_lines(make_sheet(results, title, published), width)
+
+
+def sheet_lines(sheet: Sheet, width: int | None = None) -> list[str]:
+    """A sheet as plain lines. Columns that do not fit `width` follow in another table; below that, a block a row."""
     bands = _bands(sheet, width)
     prose = min(width or PROSE_WIDTH, PROSE_WIDTH)
-    lines = [*_wrapped([sheet.title, sheet.subtitle], prose), ""]
+    lines = [*_wrapped([each for each in (sheet.title, sheet.subtitle) if each], prose), ""]
     if bands is None:
         lines += _records(sheet, prose)
     else:
@@ -58,7 +66,11 @@ def comparison_lines(
 
 def comparison_markdown(results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = ()) -> str:
     """The table as GitHub's markdown; the best of each group, where it is really better, is bold."""
-    sheet = make_sheet(results, title, published)
+    return sheet_markdown(make_sheet(results, title, published))
+
+
+def sheet_markdown(sheet: Sheet) -> str:
+    """A sheet as GitHub's markdown; the best of each group, where it is really better, is bold."""
     columns = (*sheet.keys, *sheet.columns)
     lines = [f"**{_escaped(sheet.title)}**", ""]
     if sheet.subtitle:

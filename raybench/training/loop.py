@@ -23,6 +23,8 @@ from raybench.training.tasks import Task
 from raybench.training.tracing import Tracer
 
 EVAL_BATCH = 500
+Seen = Callable[[Any, Tensor], None]
+"""(output, targets) of a batch of evaluation."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ class Run:
             phases=phases,
         )
 
-    def evaluate(self, examples: Examples) -> dict[str, float]:
-        """The task's metrics over all examples, in eval mode."""
+    def evaluate(self, examples: Examples, seen: Seen = lambda *_: None) -> dict[str, float]:
+        """The task's metrics over all examples, in eval mode; `seen` is shown each batch's output and targets."""
         batch = EVAL_BATCH if self.micro_batch is None else -(-EVAL_BATCH // 2)
-        return evaluate(self.task, examples, self.device, batch, self.check)
+        return evaluate(self.task, examples, self.device, batch, self.check, seen)
 
     @property
     def over(self) -> bool:
@@ -279,8 +281,9 @@ def evaluate(
     device: Device,
     batch: int = EVAL_BATCH,
     check: Callable[[], None] = lambda: None,
+    seen: Seen = lambda *_: None,
 ) -> dict[str, float]:
-    """The task's metrics over all examples, in eval mode, `batch` at a time."""
+    """The task's metrics over all examples, in eval mode, `batch` at a time; `seen` gets outputs and their targets."""
     task.module.eval()
     totals = Totals(device.device, measures=task.measures)
     check()
@@ -289,6 +292,7 @@ def evaluate(
             output = task.predict(inputs)
         check()
         totals.add(output, targets)
+        seen(output, targets)
     return totals.result()
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from raybench.config.trial import TrialConfig
+from raybench.results.predictions import write_predictions
 from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.storage import Folder, write_atomically
 from raybench.results.store import Store
@@ -229,6 +230,11 @@ class Recorder:
         """Keep what the trial shows of itself, as examples/<trial_id>-<name>."""
         for name, content in files.items():
             write_atomically(self._folder / "examples" / f"{self.config.trial_id}-{name}", content)
+
+    def keep_predictions(self, labels: Sequence[int], predictions: Sequence[int]) -> None:
+        """Keep which class was predicted of each test image."""
+        if not self.superseded:
+            write_predictions(self._folder, self.config.trial_id, labels, predictions)
 
     def pause(self) -> None:
         """The trial stops at a rung and stays `running`: its row says how far it is."""

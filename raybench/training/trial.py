@@ -10,11 +10,12 @@ import os
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
@@ -26,6 +27,7 @@ from raybench.training.device import choose_device, driver_version, out_of_memor
 from raybench.training.kinds import Made, kind_of, metric_names
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
+from raybench.training.metrics import CLASSIFICATION
 from raybench.training.recorder import Recorder, Setup
 from raybench.training.tracing import Tracer
 from raybench.training.watchdog import Watchdog
@@ -49,6 +51,22 @@ class Outcome:
     scores: dict[int, float | None]
     """Validation metric after each epoch."""
     reason: str | None = None
+
+
+@dataclass
+class Answers:
+    """Labels and predicted classes of test images, on the device until all are there."""
+
+    batches: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """One batch: (B, classes) and (B,)."""
+        self.batches.append((labels, logits.argmax(dim=1)))
+
+    def lists(self) -> tuple[list[int], list[int]]:
+        """Labels and predictions of all, in their order."""
+        labels, predictions = (torch.cat(each).tolist() for each in zip(*self.batches, strict=True))
+        return labels, predictions
 
 
 class _TooLargeError(Exception):
@@ -214,11 +232,14 @@ def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: 
     run.use_best()
     run.device.synchronise()
     start = time.perf_counter()
-    test = run.evaluate(made.test)
+    answers = Answers()
+    test = run.evaluate(made.test, answers.add if run.task.measures is CLASSIFICATION else lambda *_: None)
     speed = made.sizes.test / (time.perf_counter() - start)
     limits.rest()
     finish = made.finish(run.log)
     recorder.keep_examples(finish.files)
+    if answers.batches:
+        recorder.keep_predictions(*answers.lists())
     if setup.keep == "best":
         about = {
             "trial_id": run.config.trial_id,

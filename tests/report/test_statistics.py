@@ -17,6 +17,7 @@ from raybench.report.statistics import (
     p_value,
     power,
     seeds_needed,
+    welch,
 )
 
 SIMULATIONS = 2000
@@ -55,6 +56,29 @@ def test_equal_differences_use_the_sign_test() -> None:
     assert p_value([0.0, 0.0, 0.0]) == 1.0
     assert p_value([0.3, 71.3 - 71.0, 70.3 - 70.0]) == 0.25
     assert p_value([-0.2] * 6) == 2**-5
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 5), (9, 4)])
+def test_welch_is_scipys(n: int, m: int) -> None:
+    from scipy import stats
+
+    numbers = np.random.default_rng(n)
+    ours, theirs = numbers.normal(70, 1, n), numbers.normal(71, 3, m)
+    found = welch(ours.tolist(), theirs.tolist())
+    test = stats.ttest_ind(ours, theirs, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    # Two implementations of the same sums: rounding only.
+    assert (found.p, found.low, found.high) == pytest.approx((test.pvalue, interval.low, interval.high), rel=1e-9)
+    assert found.mean == pytest.approx(ours.mean() - theirs.mean())
+
+
+def test_welch_of_samples_without_spread_or_of_one() -> None:
+    equal = welch([71.0, 71.0, 71.0], [71.0, 71.0, 71.0])
+    assert (equal.p, equal.low, equal.sd) == (1.0, None, 0.0)
+    apart = welch([72.0, 72.0, 72.0], [71.0, 71.0, 71.0])
+    # All of one above all of the other: 2 of the 20 orders.
+    assert (apart.mean, apart.p) == (1.0, pytest.approx(0.1))
+    assert welch([72.0], [71.0, 73.0]).p is None
 
 
 def test_holm_by_hand() -> None:

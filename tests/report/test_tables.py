@@ -43,15 +43,15 @@ GOLDEN = """\
 reversed
 preset quick
 
-                    test              difference                                seeds  validation  not                             selected    teacher  train
-train  alpha  kind  top-1 (%)         95 % interval      verdict              to tell   top-1 (%)  complete                              lr  top-1 (%)    (s)
--------------------------------------------------------------------------------------------------------------------------------------------------------------
-  500   0.00  –     70.0 ± 1.0 (3)                       student alone                       71.0                                      0.03                12
-  500   0.25  soft  73.1 ± 1.0 (3) *  +3.1 [+2.8, +3.4]  better                              74.1                                      0.03       96.2     12
-  500   0.50  hard  70.1 ± 1.3 (2)    +0.6 [-4.5, +5.7]  too few seeds                       71.1  1 diverged of 3                     0.03       96.2     12
-  500   0.50  soft  70.2 ± 1.2 (3)    +0.2 [-1.3, +1.6]  not distinguishable       99        71.2                                      0.03       96.2     12
+                    test              difference                                seeds  validation  not                             selected    teacher  train  95 % interval
+train  alpha  kind  top-1 (%)         95 % interval      verdict              to tell   top-1 (%)  complete                              lr  top-1 (%)    (s)        of test
+----------------------------------------------------------------------------------------------------------------------------------------------------------------------------
+  500   0.00  –     70.0 ± 1.0 (3)                       student alone                       71.0                                      0.03                12   67.5 to 72.5
+  500   0.25  soft  73.1 ± 1.0 (3) *  +3.1 [+2.8, +3.4]  better                              74.1                                      0.03       96.2     12   70.6 to 75.6
+  500   0.50  hard  70.1 ± 1.3 (2)    +0.6 [-4.5, +5.7]  too few seeds                       71.1  1 diverged of 3                     0.03       96.2     12   58.7 to 81.5
+  500   0.50  soft  70.2 ± 1.2 (3)    +0.2 [-1.3, +1.6]  not distinguishable       99        71.2                                      0.03       96.2     12   67.1 to 73.3
 
-1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2                                      0.03                12
+1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2                                      0.03                12   76.1 to 82.4
 1,000   0.25  soft                                                                                 1 failed, 1 pruned, 1 due of 3
 1,000   0.50  hard  79.9       (1)    +0.9               too few seeds                       80.9  2 due of 3                          0.03       96.2     12
 

@@ -16,6 +16,7 @@ import torch
 from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.errors import DataError, ResultsError
+from raybench.results.predictions import read_predictions
 from raybench.results.schema import Status
 from raybench.results.store import Store
 from raybench.training import classifying
@@ -79,6 +80,14 @@ def test_the_row_has_the_best_epochs_validation_and_the_test_of_those_weights(di
     # A trial of the same seed that ends at the best epoch of this one's schedule has the same weights there.
     short = digits.trial(schedule={"epochs": best, "horizon_epochs": 6})
     assert digits.row(finished(short), short)["test_top1"] == found["test_top1"]
+
+
+def test_the_predictions_of_the_test_images_give_the_rows_accuracy(digits: Digits, finished: Cached) -> None:
+    trial = digits.distilled()
+    folder = finished(trial)
+    found = read_predictions(folder, trial.trial_id)
+    assert found.label.tolist() == load("digits").test_labels.tolist()
+    assert found.top1 == pytest.approx(digits.row(folder, trial)["test_top1"])
 
 
 def test_a_settled_trial_leaves_no_checkpoints_and_its_events_where_tensorboard_looks(

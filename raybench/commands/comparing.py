@@ -1,0 +1,232 @@
+"""From the rows of sweeps to tables: what is compared, with what, and in which form it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import polars as pl
+
+from raybench.config.changes import read_resolved
+from raybench.config.load import load_sweep
+from raybench.config.plan import Cell, Setting, make_plan
+from raybench.config.sweep import SweepConfig, better
+from raybench.errors import ConfigError, RaybenchError, ResultsError
+from raybench.report.budget import Budget, at_equal_cost, budget_sheet
+from raybench.report.cells import Axes, grouped
+from raybench.report.comparison import CellResult, compare
+from raybench.report.examples import examples_sheet, over_examples
+from raybench.report.export import as_csv, as_json, records
+from raybench.report.reproduction import Reproduction, reproduction_sheet, reproductions
+from raybench.report.sheet import Sheet, make_sheet, quantity_title
+from raybench.report.tables import sheet_markdown
+from raybench.results.predictions import Predictions, read_predictions
+from raybench.results.published import published
+from raybench.results.storage import Folder, entries, read
+from raybench.results.store import Store
+
+Format = Literal["md", "csv", "json"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison is asked to say."""
+
+    by: tuple[str, ...] = ()
+    metric: str | None = None
+    preset: str | None = None
+    at_epoch: int | None = None
+    at_seconds: float | None = None
+    target: float | None = None
+    price_per_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One table's worth: the trials of one preset, of one sweep or of several together."""
+
+    name: str
+    preset: str
+    config: SweepConfig | None
+    """As it was run; none where nobody knows."""
+    results: tuple[CellResult, ...]
+    budget: Budget | None
+    reproductions: tuple[Reproduction, ...]
+    notes: tuple[str, ...]
+    price_per_hour: float | None
+
+    @property
+    def title(self) -> str:
+        """Sweep, preset and quantity."""
+        return f"{self.name}, {self.preset}, test {quantity_title(self.results[0].test_metric)}"
+
+    def sheets(self) -> list[Sheet]:
+        """The comparison, the same at equal cost, and what was published beside it."""
+        main = make_sheet(self.results, self.title)
+        sheets = [replace(main, footnotes=(*main.footnotes, *self.notes))]
+        if self.budget is not None:
+            sheets.append(budget_sheet(self.budget, self.results))
+        if self.reproductions:
+            sheets.append(reproduction_sheet(self.reproductions, f"{self.name}, published against measured"))
+        return sheets
+
+    def text(self, form: str) -> str:
+        """All of it in one of FORMATS."""
+        if form == "csv":
+            return as_csv(records(self.results, self.price_per_hour))
+        if form == "json":
+            return as_json(self._content())
+        return "\n".join(sheet_markdown(sheet) for sheet in self.sheets())
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "cells": records(self.results, self.price_per_hour),
+            "at_equal_cost": self.budget,
+            "published": [
+                {
+                    **each.published.model_dump(mode="json"),
+                    "cell": each.cell,
+                    "measured": each.measured,
+                    "measured_as": each.measured_as,
+                    "difference": each.difference,
+                    "same_setting": each.same_setting,
+                    "differs": each.differs,
+                    "assumed": each.assumed,
+                }
+                for each in self.reproductions
+            ],
+            "notes": self.notes,
+        }
+
+
+def sweeps_in(root: Folder) -> list[str]:
+    """Names of the sweeps that have rows below `root`."""
+    return [name for name in entries(root) if entries(root / name / "trials")]
+
+
+def compare_sweeps(root: Folder, names: Sequence[str], asked: Asked) -> list[Compared]:
+    """A table a sweep and preset, or with `by` one a preset of all sweeps together, in the order named.
+
+    Raises ResultsError for a sweep without rows, a preset that none has, and keys and metrics that no row has.
+    """
+    known = sweeps_in(root)
+    chosen = list(names) or known
+    if not known:
+        raise ResultsError(f"no results in {root} (python -m raybench.sweep makes some; --results ROOT says where)")
+    if unknown := [name for name in chosen if name not in known]:
+        listed = f"{root} has {', '.join(known)}"
+        raise ResultsError("\n".join(f"{name}: no rows of such a sweep; {listed}" for name in unknown))
+    stores = {name: Store(root / name) for name in chosen}
+    groups = [list(stores.items())] if asked.by else [[each] for each in stores.items()]
+    tables = [table for group in groups for table in _compare_together(dict(group), asked)]
+    if not tables:
+        wanted = f" of preset {asked.preset}" if asked.preset else ""
+        raise ResultsError(f"no trial{wanted} of {', '.join(chosen)} is complete yet")
+    return tables
+
+
+def compare_trials(root: Folder, names: Sequence[str], one: str, other: str) -> Sheet:
+    """Two complete trials over the test images; `names` are the sweeps in which they are looked for, none means all.
+
+    Raises ResultsError for a trial that is not there, or whose predictions are not.
+    """
+    folders = [root / name for name in (names or sweeps_in(root))]
+    return examples_sheet(over_examples(_predictions(folders, one), _predictions(folders, other)), one, other)
+
+
+def _predictions(folders: Sequence[Folder], trial_id: str) -> Predictions:
+    for folder in folders:
+        if f"{trial_id}.parquet" in entries(folder / "predictions"):
+            return read_predictions(folder, trial_id)
+    where = ", ".join(folder.name for folder in folders) or "no sweep"
+    raise ResultsError(f"{trial_id}: no predictions in {where} (trials of classification keep them as they complete)")
+
+
+def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
+    trials = pl.concat([store.trials() for store in stores.values()], how="diagonal_relaxed")
+    trials = trials.unique("trial_id", keep="first", maintain_order=True)
+    presets = [asked.preset] if asked.preset else sorted(trials["preset"].drop_nulls().unique())
+    tables = []
+    for preset in presets:
+        rows = trials.filter(pl.col("preset") == preset)
+        if rows.filter(pl.col("status") == "complete").height:
+            tables.append(_table(stores, preset, rows, asked))
+    return tables
+
+
+def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Asked) -> Compared:
+    read_configs = {name: sweep_as_run(store, name, preset) for name, store in stores.items()}
+    configs = {name: each for name, each in read_configs.items() if each is not None}
+    config = next(iter(configs.values()), None)
+    metric = asked.metric or (config.metric.name if config else "eval_top1")
+    shown = config.metric.shown if config and not asked.metric else metric.replace("eval_", "test_")
+    missing = [name for name in (metric, shown) if name not in rows.columns or rows[name].null_count() == rows.height]
+    if missing:
+        there = [n for n in rows.columns if n.startswith("eval_") and rows[n].null_count() < rows.height]
+        raise ResultsError(
+            f"--metric {metric}: no row of {', '.join(stores)} has {' or '.join(missing)}; it has {', '.join(there)}"
+        )
+    axes = Axes(tuple(config.factors), tuple(config.tune.space)) if config else Axes()
+    found = grouped(rows, axes, asked.by)
+    notes = [*found.notes, *(f"left out: {why}" for why in found.left_out.values())]
+    cells = found.cells
+    if config is None:
+        notes.append("no sweep.yaml: what was merely tuned is not known, so every key that differs makes cells")
+    elif not asked.by:
+        cells = _with_due(cells, config)
+    mode = better(metric)
+    results = compare(cells, found.rows, metric, mode, shown)
+    ids = [trial.trial_id for result in results for trial in result.selected]
+    epochs = pl.concat([store.epochs(ids) for store in stores.values()], how="diagonal_relaxed")
+    budget = at_equal_cost(
+        results, epochs, metric, mode, at_epoch=asked.at_epoch, at_seconds=asked.at_seconds, target=asked.target
+    )
+    assumed = tuple(dict.fromkeys(what for each in configs.values() for what in each.assumed))
+    rows_published = [row for name in stores for row in published(name)]
+    return Compared(
+        name=" + ".join(stores),
+        preset=preset,
+        config=config,
+        results=tuple(results),
+        budget=budget,
+        reproductions=tuple(reproductions(rows_published, results, epochs, assumed)),
+        notes=tuple(notes),
+        price_per_hour=asked.price_per_hour,
+    )
+
+
+def sweep_as_run(store: Store, name: str, preset: str) -> SweepConfig | None:
+    """The sweep as the folder has it, else as it is shipped, else another preset's, whose axes are often the same."""
+    try:
+        kept = read_resolved(read(store.folder / "sweep.yaml"))
+    except (OSError, RaybenchError):
+        kept = None
+    if kept is not None and kept.preset == preset:
+        return kept
+    try:
+        return load_sweep(name, preset, [], {}, None)
+    except ConfigError:
+        return kept
+
+
+def _with_due(cells: Sequence[Cell], config: SweepConfig) -> tuple[Cell, ...]:
+    """The cells with the trials that the sweep still wants, by which they are counted as due."""
+    try:
+        planned = {cell.label: cell for cell in make_plan(config).cells}
+    except ConfigError:
+        return tuple(cells)
+    found = []
+    for cell in cells:
+        wanted = planned.get(cell.label)
+        known = {trial.trial_id for setting in cell.settings for trial in setting.trials}
+        due = [
+            Setting(setting.tuned, absent)
+            for setting in (wanted.settings if wanted else ())
+            if (absent := tuple(trial for trial in setting.trials if trial.trial_id not in known))
+        ]
+        found.append(replace(cell, settings=(*cell.settings, *due)))
+    return tuple(found)

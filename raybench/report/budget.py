@@ -1,0 +1,168 @@
+"""Cells at equal cost: the best validation metric so far after equally many epochs, or equal device time, and what a
+target costs.
+
+A setting that trains longer scores higher for that alone. Only validation is known in the middle of a trial: the test
+set is scored once, at its end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from raybench.report.comparison import CellResult, Mode
+from raybench.report.sheet import Column, Sheet, estimate_texts, key_columns, ordered, quantity_title, readable
+from raybench.report.statistics import Estimate, estimate
+
+NEEDED = ("trial_id", "epoch", "train_time", "eval_time")
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When the seeds of a cell first reached a target."""
+
+    seeds: int
+    """How many did."""
+    epochs: float | None
+    """Median over those, epochs finished."""
+    seconds: float | None
+    """Median over those, s of training and validation."""
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """One cell's selected setting."""
+
+    label: str
+    n: int
+    at_epochs: Estimate | None
+    """Of each seed the best of its first epochs."""
+    at_time: Estimate | None
+    """Of each seed the best of the epochs that ended in time; only where every seed finished one."""
+    target: Reached
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All cells at the same cost."""
+
+    metric: str
+    epochs: int
+    seconds: float
+    """Time of training and validation on the trial's device."""
+    target: float
+    cells: tuple[AtBudget, ...]
+
+
+def at_equal_cost(
+    results: Sequence[CellResult],
+    epochs: pl.DataFrame,
+    metric: str,
+    mode: Mode,
+    *,
+    at_epoch: int | None = None,
+    at_seconds: float | None = None,
+    target: float | None = None,
+) -> Budget | None:
+    """Each cell's selected setting at a cost that all have paid; none where no two cells have curves.
+
+    `epochs` holds one row a trial and epoch (`Store.epochs()`). Left out, the epochs and the seconds are the most that
+    every cell has, and the target is the lowest (for a loss: the highest) of the cells' final bests, which all reach
+    on the average.
+    """
+    if not {*NEEDED, metric} <= set(epochs.columns):
+        return None
+    curves = {result.label: _curves(result, epochs, metric, mode) for result in results}
+    curves = {label: found for label, found in curves.items() if found}
+    if len(curves) < 2:
+        return None
+    chosen_epochs = at_epoch or min(len(curve) for found in curves.values() for curve in found)
+    seconds = at_seconds or min(statistics.fmean(curve[-1].seconds for curve in found) for found in curves.values())
+    sign = 1 if mode == "max" else -1
+    finals = [statistics.fmean(curve[-1].best for curve in found) for found in curves.values()]
+    goal = target if target is not None else sign * min(sign * final for final in finals)
+    cells = [
+        AtBudget(
+            label=label,
+            n=len(found),
+            at_epochs=estimate([curve[min(chosen_epochs, len(curve)) - 1].best for curve in found]),
+            at_time=_at_time(found, seconds),
+            target=_reached(found, goal, sign),
+        )
+        for label, found in curves.items()
+    ]
+    return Budget(metric, chosen_epochs, seconds, goal, tuple(cells))
+
+
+@dataclass(frozen=True)
+class _Point:
+    seconds: float
+    best: float
+
+
+def _curves(result: CellResult, epochs: pl.DataFrame, metric: str, mode: Mode) -> list[list[_Point]]:
+    """Of each selected trial: after each epoch, the seconds so far and the best so far."""
+    trial_ids = [trial.trial_id for trial in result.selected]
+    rows = epochs.filter(pl.col("trial_id").is_in(trial_ids)).select(*NEEDED, metric).sort("trial_id", "epoch")
+    value = pl.col(metric).fill_nan(None)
+    best = value.cum_max() if mode == "max" else value.cum_min()
+    spent = (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0)).cum_sum()
+    rows = rows.with_columns(best=best.over("trial_id"), spent=spent.over("trial_id")).drop_nulls("best")
+    return [
+        [_Point(seconds, best) for seconds, best in curve.select("spent", "best").iter_rows()]
+        for curve in rows.partition_by("trial_id", maintain_order=True)
+    ]
+
+
+def _at_time(curves: Sequence[Sequence[_Point]], seconds: float) -> Estimate | None:
+    # The mean of several runs' times may end a hair before the last epoch of one of them.
+    in_time = [[point.best for point in curve if point.seconds <= seconds * (1 + 1e-9)] for curve in curves]
+    return estimate([bests[-1] for bests in in_time]) if all(in_time) else None
+
+
+def _reached(curves: Sequence[Sequence[_Point]], target: float, sign: int) -> Reached:
+    first = [
+        next(
+            ((epoch, point.seconds) for epoch, point in enumerate(curve, 1) if sign * point.best >= sign * target), None
+        )
+        for curve in curves
+    ]
+    found = [point for point in first if point is not None]
+    if not found:
+        return Reached(0, None, None)
+    epochs, seconds = zip(*found, strict=True)
+    return Reached(len(found), statistics.median(epochs), statistics.median(seconds))
+
+
+def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
+    """The same as a table, in the order of the comparison's."""
+    known = {cell.label: cell for cell in budget.cells}
+    rows = [result for group in ordered(readable(results)) for result in group if result.label in known]
+    cells = [known[result.label] for result in rows]
+    quantity = quantity_title(budget.metric)
+    goal = f"{budget.target:.1f} %" if "%" in quantity else f"{budget.target:.4g}"
+    return Sheet.plain(
+        title=f"at equal cost, validation {quantity}",
+        subtitle="",
+        keys=key_columns(rows),
+        columns=[
+            Column(f"after {budget.epochs}\nepochs", tuple(estimate_texts([cell.at_epochs for cell in cells], 1))),
+            Column(f"after\n{budget.seconds:,.3g} s", tuple(estimate_texts([cell.at_time for cell in cells], 1))),
+            Column(f"epochs to\n{goal}", tuple(_number(cell.target.epochs) for cell in cells), right=True),
+            Column(f"s to\n{goal}", tuple(_number(cell.target.seconds) for cell in cells), right=True),
+            Column("seeds\nthere", tuple(f"{cell.target.seeds} of {cell.n}" for cell in cells)),
+        ],
+        labels=[result.label for result in rows],
+        footnotes=[
+            "best validation so far: mean ± sample sd (n seeds) of the selected setting; s of training and validation "
+            "on the trial's device, start-up and checkpoints left out.",
+            "to the target: median over the seeds that reached it.",
+        ],
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.3g}"

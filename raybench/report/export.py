@@ -1,0 +1,94 @@
+"""A comparison for other programs: every number in full, as records, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from raybench.report.comparison import CellResult
+
+
+def records(results: Sequence[CellResult], price_per_hour: float | None = None) -> list[dict[str, Any]]:
+    """One flat record a cell, the same keys in each, none where nothing is known; `price_per_hour` is of a device."""
+    keys = list(dict.fromkeys(key for result in results for key in result.factors))
+    tuned = list(dict.fromkeys(key for result in results for key in result.tuned))
+    return [_record(result, keys, tuned, price_per_hour) for result in results]
+
+
+def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price: float | None) -> dict[str, Any]:
+    difference = result.difference
+    told = asdict(difference) if difference else {}
+    hours = result.device_hours
+    return {
+        "cell": result.label,
+        **{key: _plain(result.factors.get(key)) for key in keys},
+        **{f"selected/{key}": _plain(result.tuned.get(key)) for key in tuned},
+        "metric": result.test_metric,
+        **_estimate(result.test, ""),
+        "selected_by": result.metric,
+        "validation_mean": result.validation.mean if result.validation else None,
+        "compared_with": result.baseline,
+        "difference": told.get("mean"),
+        "difference_sd": told.get("sd"),
+        "difference_low": told.get("low"),
+        "difference_high": told.get("high"),
+        "difference_n": told.get("n"),
+        "paired": difference.paired if difference else None,
+        "p": told.get("p"),
+        "p_holm": told.get("p_holm"),
+        "verdict": told.get("verdict"),
+        "seeds_to_tell": told.get("seeds_needed"),
+        **asdict(result.counts),
+        "param_count": result.param_count,
+        "gmacs": result.gmacs,
+        "infer_samples_per_sec": result.infer_samples_per_sec,
+        "train_time": result.train_time,
+        "epoch_time": result.epoch_time,
+        "peak_memory": result.peak_memory,
+        "device_hours": hours,
+        "cost": hours * price if hours is not None and price is not None else None,
+        "teacher_top1": result.teacher_top1[0] if result.teacher_top1 else None,
+        "presets": "+".join(result.presets),
+        "dataset_variants": "+".join(result.variants),
+        "trial_ids": " ".join(trial.trial_id for trial in result.selected),
+    }
+
+
+def _estimate(found: Any, prefix: str) -> dict[str, Any]:
+    names = ("n", "mean", "sd", "low", "high")
+    return {f"{prefix}{name}": getattr(found, name) if found else None for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV with a header; what is not known is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(content: Any) -> str:
+    """JSON that every reader takes: what is no finite number is null."""
+    return json.dumps(_finite(content), indent=2, default=str) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if is_dataclass(content) and not isinstance(content, type):
+        return _finite(asdict(content))
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

@@ -1,0 +1,293 @@
+"""Tables from rows alone: the sweep's own table again, at any time, on any machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from raybench.commands.comparing import Asked, Compared, compare_sweeps, sweeps_in
+from raybench.compare import main
+from raybench.config.load import load_sweep
+from raybench.config.plan import make_plan
+from raybench.config.trial import TrialConfig
+from raybench.errors import ResultsError
+from raybench.report.comparison import compare
+from raybench.report.tables import comparison_lines
+from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.store import Store
+
+Outcome = dict[str, Any] | None
+Made = Callable[..., Path]
+EPOCHS = 6
+
+
+def accuracy(trial: TrialConfig) -> float:
+    """What this trial scores: better with a teacher, more images and the higher rate; seeds differ by far more."""
+    generator = np.random.default_rng([trial.seed, 7])
+    alpha = trial.distillation.alpha if trial.distillation.type != "none" else 0.0
+    size = trial.dataset.train_size if isinstance(trial.dataset.train_size, int) else 2000
+    noise = float(np.random.default_rng(int(trial.trial_id, 16)).normal(0, 0.2))
+    return 60 + 4 * alpha + 5 * (size > 500) + (trial.optimizer.lr > 0.05) + 3 * float(generator.normal()) + noise
+
+
+def complete(trial: TrialConfig) -> Outcome:
+    top1 = accuracy(trial)
+    return {"status": Status.COMPLETE, "eval_top1": top1, "test_top1": top1 - 1, "train_time": 12.0, "epochs": EPOCHS}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """Writes the rows of a sweep as its trials would; returns the root of the results."""
+
+    def make(
+        name: str = "deit_reverse",
+        preset: str = "quick",
+        outcome: Callable[[TrialConfig], Outcome] = complete,
+        *overrides: str,
+        described: bool = True,
+    ) -> Path:
+        config = load_sweep(name, preset, [*overrides], {}, None)
+        folder = tmp_path / "results" / name
+        store = Store(folder)
+        for cell in make_plan(config).cells:
+            for trial in (trial for setting in cell.settings for trial in setting.trials):
+                if (found := outcome(trial)) is not None:
+                    write(store, trial, name, preset, cell.label, found)
+        store.compact()
+        if described:
+            content = config.model_dump(mode="json", exclude={"places"})
+            (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return tmp_path / "results"
+
+    return make
+
+
+def write(store: Store, trial: TrialConfig, name: str, preset: str, cell: str, found: dict[str, Any]) -> None:
+    row = TrialRow(
+        trial_id=trial.trial_id,
+        setting_id=trial.setting_id,
+        sweep=name,
+        preset=preset,
+        cell=cell,
+        attempt=1,
+        seed=trial.seed,
+        dataset_variant="embedded",
+        config=trial.flat(),
+        **found,
+    )
+    store.write_trial(row)
+    if (top1 := found.get("eval_top1")) is not None:
+        epochs = [
+            EpochRow(
+                trial_id=trial.trial_id,
+                attempt=1,
+                epoch=epoch,
+                eval_top1=top1 * (1 - 0.5**epoch),
+                train_time=2.0,
+                eval_time=0.5,
+            )
+            for epoch in range(1, EPOCHS + 1)
+        ]
+        store.write_epochs(trial.trial_id, 1, epochs)
+
+
+def only(root: Path, *names: str, **asked: Any) -> Compared:
+    (table,) = compare_sweeps(root, names, Asked(**asked))
+    return table
+
+
+def test_the_table_is_the_sweeps_own(made: Made) -> None:
+    root = made()
+    config = load_sweep("deit_reverse", "quick", [], {}, None)
+    rows = Store(root / "deit_reverse").trials()
+    own = compare(make_plan(config).cells, rows)
+    table = only(root, "deit_reverse")
+    assert sorted(result.label for result in table.results) == sorted(result.label for result in own)
+    by_label = {result.label: result for result in table.results}
+    for result in own:
+        found = by_label[result.label]
+        assert (found.test, found.tuned, found.counts, found.difference) == (
+            result.test,
+            result.tuned,
+            result.counts,
+            result.difference,
+        )
+    # The same rows in the same words, whatever the order of the cells.
+    lines = comparison_lines(own, "t")
+    assert set(lines) == set(comparison_lines(table.results, "t"))
+
+
+def test_what_did_not_complete_is_counted_and_never_averaged(made: Made) -> None:
+    def outcome(trial: TrialConfig) -> Outcome:
+        found = complete(trial)
+        assert found is not None
+        alone = trial.canonical().distillation.teacher is None
+        if alone:
+            return found
+        if trial.seed == 0:
+            return {"status": Status.FAILED, "reason": "worker died", "eval_top1": 1.0}
+        if trial.seed == 1 and trial.optimizer.lr < 0.05:
+            return {"status": Status.DIVERGED, "reason": "loss is nan"}
+        if trial.seed == 2 and trial.distillation.type == "hard":
+            return {"status": Status.PRUNED, "eval_top1": 2.0}
+        if trial.seed == 2:
+            return None if trial.optimizer.lr < 0.05 else {**found, "test_top1": None}
+        return found
+
+    table = only(made(outcome=outcome), "deit_reverse")
+    for result in table.results:
+        if not result.factors.get("distillation.alpha"):
+            assert result.counts.complete == 6
+            continue
+        assert result.counts.failed == 2
+        assert result.counts.diverged == 1
+        hard = result.factors["distillation.type"] == "hard"
+        assert (result.counts.pruned, result.counts.due) == ((2, 0) if hard else (0, 1))
+        assert result.test is not None
+        assert result.test.mean > 50
+        assert result.difference is not None
+        assert result.difference.verdict == "too few seeds"
+    text = table.text("md")
+    assert "2 failed, 1 diverged, 2 pruned of 6" in text
+    assert "2 failed, 1 diverged, 1 due of 6" in text
+
+
+def test_presets_data_and_train_sizes_are_never_averaged_together(made: Made) -> None:
+    made()
+    root = made("deit_reverse", "small", described=False)
+    tables = compare_sweeps(root, ["deit_reverse"], Asked())
+    assert [table.preset for table in tables] == ["quick", "small"]
+    assert only(root, "deit_reverse", preset="small").results == tables[1].results
+    by_kind = only(root, "deit_reverse", preset="quick", by=("distillation.type",))
+    assert {result.factors.get("dataset.train_size") for result in by_kind.results} == {100, 1000}
+
+
+def test_by_a_key_everything_else_is_tuned(made: Made) -> None:
+    table = only(made(), "deit_reverse", by=("type",), preset="quick")
+    hard = next(r for r in table.results if r.factors.get("distillation.type") == "hard")
+    assert set(hard.tuned) == {"distillation.alpha", "optimizer.lr"}
+    # Alpha adds to the accuracy, so the larger is selected.
+    assert hard.tuned["distillation.alpha"] == 0.9
+    assert any("tuning" in note for note in table.notes)
+
+
+def test_without_the_sweeps_description_every_key_that_differs_makes_cells(made: Made) -> None:
+    root = made("deit_reverse", described=False)
+    folder = root / "deit_reverse"
+    folder.rename(root / "unknown")
+    table = only(root, "unknown")
+    assert {"optimizer.lr", "distillation.alpha", "dataset.train_size"} <= {k for r in table.results for k in r.factors}
+    assert any("no sweep.yaml" in note for note in table.notes)
+
+
+def test_models_without_a_student_alone_are_compared_with_the_best_on_validation(made: Made) -> None:
+    def outcome(trial: TrialConfig) -> Outcome:
+        seed = float(np.random.default_rng(trial.seed).normal())
+        better = 5.0 if trial.model.name == "resnet18" else 0.0
+        noise = 0.1 * float(np.random.default_rng(int(trial.trial_id, 16)).normal())
+        top1 = 70 + seed + better + noise
+        return {"status": Status.COMPLETE, "eval_top1": top1, "test_top1": top1}
+
+    table = only(made("tinyvit_resnet", "quick", outcome, "seeds=[0,1,2,3]"), "tinyvit_resnet")
+    verdicts = {result.label: result.difference.verdict for result in table.results if result.difference}
+    assert len(verdicts) == len(table.results) - 1
+    assert {result.difference.to for result in table.results if result.difference} == {"best on validation"}
+    others = [verdict for label, verdict in verdicts.items() if "resnet18" not in label]
+    assert set(others) <= {"worse"}
+
+
+def test_equal_cost(made: Made) -> None:
+    table = only(made(), "deit_reverse", preset="quick", at_epoch=2)
+    assert table.budget is not None
+    assert table.budget.epochs == 2
+    assert table.budget.seconds == EPOCHS * 2.5
+    finals = {r.label: r.validation.mean for r in table.results if r.validation}
+    for cell in table.budget.cells:
+        assert cell.at_epochs is not None
+        assert cell.at_time is not None
+        assert cell.at_epochs.mean == pytest.approx(0.75 * finals[cell.label])
+        assert cell.at_time.mean == pytest.approx((1 - 0.5**EPOCHS) * finals[cell.label])
+    assert table.budget.target == pytest.approx(min(finals.values()) * (1 - 0.5**EPOCHS))
+    low = only(made(), "deit_reverse", preset="quick", target=1.0).budget
+    assert low is not None
+    assert {(cell.target.epochs, cell.target.seconds) for cell in low.cells} == {(1, 2.5)}
+    high = only(made(), "deit_reverse", preset="quick", target=1000.0).budget
+    assert high is not None
+    assert {(cell.target.seeds, cell.target.epochs) for cell in high.cells} == {(0, None)}
+
+
+def test_published_numbers_stand_beside_and_are_never_called_reproduced(made: Made) -> None:
+    table = only(made(), "deit_reverse", preset="quick")
+    assert table.reproductions
+    assert all(each.differs for each in table.reproductions)
+    text = table.text("md")
+    assert "published against measured" in text
+    assert "Jeong and Arnoud" in text
+    assert "| yes |" not in text
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "json"])
+def test_every_form_holds_every_cell(made: Made, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    root = made()
+    assert main(["deit_reverse", "--results", str(root), "--format", form, "--price-per-hour", "2"]) == 0
+    text = capsys.readouterr().out
+    table = only(root, "deit_reverse")
+    if form == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["cell"] for row in rows] == [result.label for result in table.results]
+        assert [float(row["mean"]) for row in rows] == [r.test.mean for r in table.results if r.test]
+    elif form == "json":
+        content = json.loads(text)
+        assert [cell["cell"] for cell in content["cells"]] == [result.label for result in table.results]
+        assert content["at_equal_cost"]["epochs"] == EPOCHS
+    else:
+        assert text.count("\n| ") > len(table.results)
+
+
+def test_files_are_written_where_asked(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = made()
+    assert main(["--results", str(root), "--format", "csv", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "deit_reverse-quick.csv").read_text().startswith("cell,")
+    assert "deit_reverse-quick.csv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["deit_revers"], "deit_revers: no rows of such a sweep"),
+        (["deit_reverse", "--by", "alpa"], "--by alpa: no such key; did you mean"),
+        (["deit_reverse", "--by", "name"], "--by name: may be"),
+        (["deit_reverse", "--metric", "eval_topl"], "no row of deit_reverse has eval_topl"),
+        (["deit_reverse", "--preset", "paper"], "no trial of preset paper"),
+    ],
+)
+def test_bad_input(made: Made, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert main([*arguments, "--results", str(made())]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_empty_root_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"no results in .*python -m raybench\.sweep"):
+        compare_sweeps(tmp_path, [], Asked())
+    assert sweeps_in(tmp_path) == []
+
+
+def test_neither_torch_nor_ray_is_loaded(made: Made) -> None:
+    code = (
+        "import sys; from raybench.compare import main; "
+        f"code = main(['deit_reverse', '--results', {str(made())!r}]); "
+        "heavy = {'torch', 'ray', 'timm', 'matplotlib'} & set(sys.modules); assert not heavy, heavy; sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "verdict" in ended.stdout
