@@ -17,6 +17,7 @@ from raybench.report.tables import comparison_lines, comparison_markdown, compar
 from raybench.results.published import published
 from raybench.results.schema import Status
 from raybench.results.storage import write_atomically
+from raybench.results.tensorboard import write_overview
 
 PLAIN_WIDTH = 160
 """Columns of a table printed where there is no terminal."""
@@ -70,8 +71,10 @@ def show_results(sweep: Sweep) -> None:
         sweep.say(f"note: {line}")
     shown = os.path.relpath(sweep.folder) if isinstance(sweep.folder, Path) else str(sweep.folder)
     try:
-        write_atomically(sweep.folder / "comparison.md", comparison_markdown(results, title, rows).encode())
-        _put_figures(sweep, results, sweep.config.question or title)
+        markdown = comparison_markdown(results, title, rows)
+        write_atomically(sweep.folder / "comparison.md", markdown.encode())
+        figures = _put_figures(sweep, results, sweep.config.question or title)
+        write_overview(sweep.folder, markdown, figures)
     except (OSError, ResultsError) as error:
         # The rows are what matters; the same command draws again.
         sweep.say(f"note: table and figures could not be written into {shown}: {error}")
@@ -79,12 +82,14 @@ def show_results(sweep: Sweep) -> None:
     sweep.say(f"{shown} (comparison.md, comparison.png, curves.png) · tensorboard --logdir {shown}")
 
 
-def _put_figures(sweep: Sweep, results: list[CellResult], title: str) -> None:
-    """Drawn elsewhere first, so that a figure is whole, and on an object store too."""
+def _put_figures(sweep: Sweep, results: list[CellResult], title: str) -> dict[str, bytes]:
+    """Drawn elsewhere first, so that a figure is whole, and on an object store too. Returns them by name."""
     with tempfile.TemporaryDirectory(prefix="raybench-figures-") as name:
         drawn = Path(name)
         source = f"{sweep.data_text()}, preset {sweep.config.preset}"
         comparison_figure(results, drawn / "comparison.png", title, source)
         curves_figure(sweep.store.epochs(), results, drawn / "curves.png", title, sweep.config.metric.name)
-        for file in drawn.iterdir():
-            write_atomically(sweep.folder / file.name, file.read_bytes())
+        figures = {file.stem: file.read_bytes() for file in sorted(drawn.iterdir())}
+    for name, content in figures.items():
+        write_atomically(sweep.folder / f"{name}.png", content)
+    return figures

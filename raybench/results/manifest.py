@@ -47,6 +47,20 @@ def _environment() -> dict[str, Value]:
     }
 
 
+LARGEST_DIFF = 200_000
+"""Characters of a diff that a manifest holds; of a longer one only its hash."""
+
+
+def changed_code() -> str | None:
+    """What differs between raybench's own code and its commit, as git's diff, or its hash; none where nothing does."""
+    if not environment()["git_dirty"]:
+        return None
+    text = _git(Path(raybench.__file__).parent, "diff", "HEAD", "--", ".")
+    if text is not None and len(text) > LARGEST_DIFF:
+        return f"sha256 {hashlib.sha256(text.encode()).hexdigest()}, {len(text)} characters"
+    return text
+
+
 def write_manifest(folder: Folder, **content: Any) -> None:
     """Adds this run to the `runs` of `folder`/manifest.json, atomically; `environment` is filled in unless given.
 
@@ -56,7 +70,13 @@ def write_manifest(folder: Folder, **content: Any) -> None:
     beside the new one as manifest.json.unreadable. Raises ResultsError when it cannot be written.
     """
     path = folder / "manifest.json"
-    run = {"pid": os.getpid(), "host": platform.node(), "environment": environment(), **content}
+    run = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "environment": environment(),
+        "git_diff": changed_code(),
+        **content,
+    }
     runs = [earlier for earlier in _runs(path) if not _same_run(earlier, run)]
     text = json.dumps({"runs": [*runs, run]}, indent=2, default=str)
     write_atomically(path, f"{text}\n".encode())

@@ -1,7 +1,8 @@
-"""Curves and hyperparameters of one trial for TensorBoard."""
+"""Curves and hyperparameters of trials for TensorBoard, and the comparison beside them."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -112,6 +113,41 @@ class TrialBoard:
     def _add(self, summary: Any) -> None:
         # The plugin's summaries have no public method of their own; add_hparams would open a second run.
         self._writer._get_file_writer().add_summary(summary)
+
+
+def write_overview(folder: Folder, markdown: str, figures: Mapping[str, bytes]) -> None:
+    """Writes <folder>/tensorboard/comparison/: the table under Text, figures (name -> PNG) under Images.
+
+    One file, in the place of the last one: TensorBoard shows the latest. Needs no torch. Raises ResultsError when it
+    cannot be written.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+    from tensorboard.plugins.image import metadata as image
+    from tensorboard.plugins.text import metadata as text
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def value(tag: str, about: SummaryMetadata, content: Sequence[bytes]) -> Summary.Value:
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(content))])
+        tensor = TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=list(content))
+        return Summary.Value(tag=tag, metadata=about, tensor=tensor)
+
+    values = [value("comparison", text.create_summary_metadata("comparison", ""), [markdown.encode()])]
+    for name, png in figures.items():
+        wide, high = (str(int.from_bytes(png[at : at + 4], "big")).encode() for at in (16, 20))  # PNG's first chunk
+        about = image.create_summary_metadata(display_name=name, description="")
+        values.append(value(name, about, [wide, high, png]))
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events.append(Event(wall_time=now, step=0, summary=Summary(value=values)))
+    stream = io.BytesIO()
+    writer = RecordWriter(stream)
+    for event in events:
+        writer.write(event.SerializeToString())
+    write_atomically(folder / "tensorboard" / "comparison" / "events.out.tfevents.0.comparison", stream.getvalue())
 
 
 def _plain(value: Any) -> str | int | float | bool:

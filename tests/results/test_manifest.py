@@ -12,6 +12,7 @@ import numpy
 import pytest
 
 from raybench.errors import ResultsError
+from raybench.results import manifest
 from raybench.results.manifest import environment, write_manifest
 from raybench.results.schema import ENVIRONMENT
 
@@ -49,6 +50,30 @@ def test_runs_are_added_and_a_run_given_again_replaces_itself(tmp_path: Path) ->
     assert [run["ended"] for run in runs(tmp_path)] == ["later", None]
     assert runs(tmp_path)[1]["trials"] == {"complete": 3}
     assert runs(tmp_path)[0]["environment"] == environment()
+
+
+def test_code_that_was_changed_is_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "clone" / "raybench"
+    package.mkdir(parents=True)
+    file = package / "__init__.py"
+    file.write_text("a = 1\n")
+    git = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(manifest.raybench, "__file__", str(file))
+    manifest._environment.cache_clear()
+    try:
+        assert manifest.changed_code() is None
+        file.write_text("a = 2\n")
+        manifest._environment.cache_clear()
+        write_manifest(tmp_path, started="now")
+        diff = str(runs(tmp_path)[0]["git_diff"])
+        assert "-a = 1\n+a = 2" in diff
+        file.write_text("b = 3\n" * manifest.LARGEST_DIFF)
+        assert (manifest.changed_code() or "").startswith("sha256 ")
+    finally:
+        monkeypatch.undo()
+        manifest._environment.cache_clear()
 
 
 def test_broken_manifest_is_kept_aside(tmp_path: Path) -> None:

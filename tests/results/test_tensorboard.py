@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +21,7 @@ import pytest
 from raybench.errors import ResultsError
 from raybench.results.schema import EpochRow, Status
 from raybench.results.storage import Folder, entries
-from raybench.results.tensorboard import TrialBoard
+from raybench.results.tensorboard import TrialBoard, write_overview
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -114,6 +119,74 @@ def test_on_s3_the_events_are_there_after_each_epoch(
     assert [event.value for event in read(s3).Scalars("test_top1")] == [3.0]
     assert len(entries(s3 / "tensorboard" / "a")) == 1
     assert [*tmp_path.iterdir()] == [], "nothing stays on this machine"
+
+
+def png(wide: int, high: int) -> bytes:
+    """A picture of one colour."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (wide, high), "white").save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Asks a real TensorBoard over this folder, on this machine alone."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    address = next(found[0] for line in lines if (found := re.search(r"http://[^/ ]+", line)))
+
+    def ask(path: str, content: dict[str, Any] | None = None) -> Any:
+        data = None if content is None else json.dumps(content).encode()
+        request = urllib.request.Request(f"{address}/data/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    try:
+        yield ask
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_real_tensorboard_shows_runs_tags_hparams_table_and_figures(
+    tmp_path: Path, served: Callable[..., Any]
+) -> None:
+    for trial_id, rate in (("aaaa", 0.1), ("bbbb", 0.3)):
+        board = TrialBoard(tmp_path, trial_id, {"optimizer.lr": rate}, ["test_top1"], 0)
+        board.epoch(epoch(1, eval_top1=50.0 + rate))
+        board.close(Status.COMPLETE, {"test_top1": 60.0 + rate})
+    write_overview(tmp_path, "| a | b |\n| --- | --- |\n| 1 | 2 |\n", {"curves": png(30, 20)})
+    runs = {"tensorboard/aaaa", "tensorboard/bbbb"}
+    deadline = time.monotonic() + 100
+    while not (runs | {"tensorboard/comparison"}) <= set(served("runs")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert runs | {"tensorboard/comparison"} == set(served("runs"))
+    assert "eval/top1" in served("plugin/scalars/tags")["tensorboard/aaaa"]
+    assert served("plugin/scalars/scalars?run=tensorboard/bbbb&tag=eval/top1")[0][1:] == [1, pytest.approx(50.3)]
+    assert "comparison" in served("plugin/text/tags")["tensorboard/comparison"]
+    table = served("plugin/text/text?run=tensorboard/comparison&tag=comparison")[0]["text"]
+    assert "<td>1</td>" in table.replace(" ", "")
+    pictures = served("plugin/images/tags")["tensorboard/comparison"]
+    assert "curves" in pictures
+    (picture,) = served("plugin/images/images?run=tensorboard/comparison&tag=curves&sample=0")
+    assert (picture["width"], picture["height"]) == (30, 20)
+    wanted = {
+        "experimentName": "",
+        "allowedStatuses": ["STATUS_SUCCESS"],
+        "colParams": [],
+        "startIndex": 0,
+        "sliceSize": 9,
+    }
+    groups = served("plugin/hparams/session_groups", wanted)["sessionGroups"]
+    assert sorted(group["hparams"]["optimizer.lr"] for group in groups) == [0.1, 0.3]
+    finals = {value["name"]["tag"]: value["value"] for group in groups for value in group["metricValues"]}
+    assert finals["test_top1"] == pytest.approx(60.2, abs=0.2)
 
 
 @pytest.mark.scenario(30)
