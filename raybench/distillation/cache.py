@@ -210,8 +210,9 @@ class ViewCache:
             raise NotFilledError(f"{self.folder}: {len(missing)} parts are not filled yet")
         if device.type == "cpu":
             first = (torch.arange(len(slots)) * self.views + slots) * BLOCK  # (blocks,) row of each block's part
+            places = (first[:, None] + torch.arange(BLOCK)).flatten()  # of each image's row
             flat = mapped.view(-1, self.packing.width)
-            return lambda positions: self.packing.unpack(flat[first[positions // BLOCK] + positions % BLOCK])
+            return lambda positions: self.packing.unpack(flat.index_select(0, places[positions]))
         copied = torch.cat([mapped[block, slot] for block, slot in self._wanted(images, slots)]).to(device)
         return lambda positions: self.packing.unpack(copied[positions])
 

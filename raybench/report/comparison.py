@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,8 +73,9 @@ class Difference:
     p: float | None
     """t test, two-sided, paired or Welch's; none below three seeds."""
     p_holm: float | None
-    """The same, corrected for all comparisons tested at once (`compared`)."""
+    """The same, corrected for all `compared`."""
     compared: int
+    """Comparisons corrected for: those tested, or with the best on validation all pairs."""
     verdict: Verdict
     seeds_needed: int | None
     """Pairs that would tell the observed difference (5 %, 80 % power); none below three pairs or when out of reach."""
@@ -309,9 +311,15 @@ def _alone(result: CellResult) -> bool:
 
 
 def _judged(results: list[CellResult]) -> list[CellResult]:
-    """The same results with p values corrected together, and their verdicts."""
+    """The same results with p values corrected together, and their verdicts.
+
+    Comparisons with the student alone were planned: Holm. The best on validation was chosen by looking at all cells, so
+    that each comparison with it is one of all pairs there were to choose from: Bonferroni over those.
+    """
     tested = [result.difference.p for result in results if result.difference and result.difference.p is not None]
-    corrected = iter(holm(tested))
+    chosen = any(result.difference and result.difference.to == "best on validation" for result in results)
+    compared = _pairs(results) if chosen else len(tested)
+    corrected = iter([min(1.0, compared * p) for p in tested] if chosen else holm(tested))
     judged: list[CellResult] = []
     for result in results:
         found = result.difference
@@ -323,9 +331,15 @@ def _judged(results: list[CellResult]) -> list[CellResult]:
         verdict: Verdict = "not distinguishable"
         if p_holm < SIGNIFICANCE:
             verdict = "better" if upwards else "worse"
-        found = replace(found, p_holm=p_holm, compared=len(tested), verdict=verdict)
+        found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict)
         judged.append(replace(result, difference=found))
     return judged
+
+
+def _pairs(results: Sequence[CellResult]) -> int:
+    """Pairs of cells with the same data, each of which could have been compared."""
+    sizes = Counter(_data(result) for result in results if result.test is not None)
+    return sum(size * (size - 1) // 2 for size in sizes.values())
 
 
 def _counts(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> Counts:

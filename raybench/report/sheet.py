@@ -371,7 +371,11 @@ def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
     paired = all(d.paired for d in differences)
     how = "paired by seed" if paired else "paired by seed where split and order are the same, else two samples"
     test = "paired t test" if paired else "paired or Welch's t test"
-    tests = f"{test}, two-sided, 5 %, Holm-corrected over {compared} comparison{'s' * (compared != 1)}"
+    plural = "s" * (compared != 1)
+    corrected = f"Holm-corrected over {compared} comparison{plural}"
+    if not alone:
+        corrected = f"Bonferroni-corrected over all {compared} pair{plural}, since the best was chosen by looking"
+    tests = f"{test}, two-sided, 5 %, {corrected}"
     return [
         f"difference: {to}, {how}, t interval of each alone. "
         f"verdict: {tests if compared else 'needs 3 seeds on both sides'}."

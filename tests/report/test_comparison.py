@@ -217,6 +217,29 @@ def test_false_better_rate_without_an_effect() -> None:
     assert verdicts.count("worse") / 500 == pytest.approx(0.025, abs=0.023)
 
 
+def settings(index: int) -> Cell:
+    """A cell of the student alone at a width of its own: nobody to compare it with but the others."""
+    trials = tuple(trial(0.0, 0.01 * (index + 1), seed) for seed in range(4))
+    return Cell(label({"optimizer.lr": index}), {"optimizer.lr": index}, None, (Setting({}, trials),))
+
+
+def test_without_an_effect_among_20_the_best_is_not_called_better() -> None:
+    # Validation and test share what a seed makes of a model, so that the best on validation is lucky on test too.
+    cells = [settings(index) for index in range(20)]
+    trial_ids = [each.trial_id for found in cells for each in found.settings[0].trials]
+    draws = np.random.default_rng(11).normal(70, 1, (300, 80))
+    told = 0
+    for tops in draws.tolist():
+        rows = {"trial_id": trial_ids, "status": ["complete"] * 80, "eval_top1": tops, "test_top1": tops}
+        results = compare(cells, pl.DataFrame(rows))
+        found = [result.difference for result in results if result.difference]
+        assert len(found) == 19
+        assert {difference.compared for difference in found} == {190}
+        told += any(difference.verdict in ("better", "worse") for difference in found)
+    # At most 5 % of families: 15 of 300, and three standard errors of that.
+    assert told <= 26
+
+
 @pytest.mark.scenario(8)
 def test_a_trial_whose_maths_departs_is_counted_and_compared_to_none() -> None:
     rows = rows_of({0.0: [70.0, 71.0, 72.0], 0.5: [72.0, 73.1, 74.0]})
