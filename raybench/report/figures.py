@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +27,8 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 ALONE = "#5f6368"
 INK = "#202124"
 DPI = 160
+TITLE_LETTERS = 84
+"""Of panels' titles, in all columns of a row together."""
 MIN_SEEDS = 3
 """Fewer give no bar: the t interval of two seeds is nine times their distance and would flatten everything else."""
 STYLE: Any = {
@@ -73,17 +75,17 @@ def comparison_figure(results: Sequence[CellResult], path: Path, title: str, sou
     panels = [panel for panel in make_panels(results) if _measured(panel)]
     quantity = quantity_title(results[0].test_metric)
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         axes, close = new_figure(title, len(panels))
         for axis, panel in zip(axes, panels, strict=True):
             _draw_panel(axis, panel, names)
         _equal_spans(axes, 101.0 if "top" in results[0].test_metric else None)
-        _label(axes, "alpha (weight of the distillation term)", f"test {quantity}")
+        label_axes(axes, "alpha (weight of the distillation term)", f"test {quantity}")
         alone = any(panel.alone and panel.alone.test for panel in panels)
         explained = "Markers: mean over seeds; bars: 95 % t interval (3 seeds or more); faint dots: the seeds. "
         explained += "Grey: the student alone, mean and interval. " if alone else ""
         explained += "Every panel spans the same range. " if len(panels) > 1 else ""
-        close(_handles(names, alone), explained + _facts(results, source), path)
+        close(_handles(names, alone), explained + facts(results, source), path)
     return path
 
 
@@ -106,7 +108,7 @@ def curves_figure(
     kinds = list(dict.fromkeys(name for panel, _ in panels for name in panel.lines))
     taught = [r for panel, _ in panels for line in panel.lines.values() for r in line]
     alphas = sorted({float(r.factors[ALPHA]) for r in taught if ALPHA in r.factors})
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         axes, close = new_figure(title, len(panels))
         handles: dict[str, Any] = {}
         for axis, (panel, curves) in zip(axes, panels, strict=True):
@@ -120,10 +122,10 @@ def curves_figure(
                     axis.fill_between(curve["epoch"], low, high, color=line.get_color(), alpha=0.13, linewidth=0)
                 handles.setdefault(_curve_name(result, panel), line)
             axis.xaxis.get_major_locator().set_params(integer=True)
-        _label(axes, "epoch", f"validation {quantity_title(metric)}")
+        label_axes(axes, "epoch", f"validation {quantity_title(metric)}")
         explained = "Lines: mean over the seeds of the selected setting; bands: one sample sd. "
         ranked = sorted(handles, key=lambda name: name != "student alone")
-        close([(handles[name], name) for name in ranked], explained + _facts(results, source), path)
+        close([(handles[name], name) for name in ranked], explained + facts(results, source), path)
     return path
 
 
@@ -134,19 +136,38 @@ def make_panels(results: Sequence[CellResult]) -> list[Panel]:
     inner = [key for key in keys if key.startswith("distillation.") and key != ALPHA]
     cells: dict[str, list[CellResult]] = {}
     for result in results:
-        cells.setdefault(_named(result, outer), []).append(result)
+        cells.setdefault(named(result, outer), []).append(result)
     panels = []
     for title, members in cells.items():
         alone = next((r for r in members if r.factors.get(ALPHA) == 0), None)
         lines: dict[str, list[CellResult]] = {}
         for result in sorted((r for r in members if r is not alone), key=lambda r: float(r.factors.get(ALPHA, 0))):
-            name = _named(result, inner) or ("distilled" if ALPHA in keys else result.label)
+            name = named(result, inner) or ("distilled" if ALPHA in keys else result.label)
             lines.setdefault(name, []).append(result)
         panels.append(Panel(title, alone, lines))
     return panels
 
 
-def _named(result: CellResult, keys: Sequence[str]) -> str:
+def data_of(result: CellResult) -> tuple[Any, ...]:
+    """What two cells must share to be compared: presets, data set and its variants."""
+    names = {trial.dataset.name for trial in result.selected}
+    return result.presets, tuple(sorted(names)), result.variants
+
+
+def cell_names(results: Sequence[CellResult]) -> list[str]:
+    """Each cell by what tells it from the others; the label where that is nothing."""
+    keys = varying(results)
+    names = []
+    for result in results:
+        alone = ALPHA in keys and result.factors.get(ALPHA) == 0
+        told = [key for key in keys if not (alone and key.startswith("distillation."))]
+        # The kind of distillation before its weight, as in the legends of panels.
+        said = named(result, sorted(told, key=lambda key: key == ALPHA))
+        names.append(", ".join(part for part in ("student alone" * alone, said) if part) or result.label)
+    return names
+
+
+def named(result: CellResult, keys: Sequence[str]) -> str:
     """Factors as words: sizes with their unit, a lone kind or name by its value."""
     words = []
     for key in keys:
@@ -203,8 +224,8 @@ def _draw_panel(axis: Any, panel: Panel, names: Sequence[str]) -> None:
 def _dots(results: Sequence[CellResult], path: Path, title: str, source: str) -> Path:
     keys = varying(results)
     shown = [r for r in results if r.test]
-    names = [_named(r, keys) or r.label for r in shown]
-    with _drawing() as new_figure:
+    names = [named(r, keys) or r.label for r in shown]
+    with drawing() as new_figure:
         (axis,), close = new_figure(title, 1, height=max(1.6, 0.27 * len(shown) + 0.7))
         for row, result in enumerate(shown):
             values = [value for _, value in result.by_seed]
@@ -217,7 +238,7 @@ def _dots(results: Sequence[CellResult], path: Path, title: str, source: str) ->
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlabel(f"test {quantity_title(results[0].test_metric)}")
         explained = "Dots: mean over seeds; bars: 95 % t interval (3 seeds or more); faint dots: the seeds. "
-        close([], explained + _facts(results, source), path)
+        close([], explained + facts(results, source), path)
     return path
 
 
@@ -275,7 +296,13 @@ def _panels_a_row(panels: int) -> int:
     return 2 if panels == 4 else min(panels, 3)
 
 
-def _label(axes: Sequence[Any], x: str, y: str) -> None:
+def title_panel(axis: Any, title: str, columns: int, **options: Any) -> None:
+    """A panel's title, in lines that are no wider than one of so many panels in a row."""
+    axis.set_title(textwrap.fill(title, TITLE_LETTERS // columns), **options)
+
+
+def label_axes(axes: Sequence[Any], x: str, y: str) -> None:
+    """Names of the axes at the left and at the foot of the grid of panels."""
     columns = _panels_a_row(len(axes))
     for index, axis in enumerate(axes):
         if index % columns == 0:
@@ -296,7 +323,8 @@ def _handles(names: Sequence[str], alone: bool) -> list[tuple[Any, str]]:
     return handles
 
 
-def _facts(results: Sequence[CellResult], source: str) -> str:
+def facts(results: Sequence[CellResult], source: str) -> str:
+    """What every caption ends with: seeds a point, presets, data, what was left out, and the source."""
     seeds = [r.test.n for r in results if r.test] or [0]
     said = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     presets = sorted({preset for r in results for preset in r.presets})
@@ -312,7 +340,7 @@ def _facts(results: Sequence[CellResult], source: str) -> str:
 
 
 def _nothing(path: Path, title: str) -> Path:
-    with _drawing() as new_figure:
+    with drawing() as new_figure:
         (axis,), close = new_figure(title, 1, height=1.6)
         axis.set_axis_off()
         axis.text(0, 0.5, "no complete trial yet", transform=axis.transAxes)
@@ -332,16 +360,22 @@ def house_style() -> Iterator[None]:
 
 
 @contextmanager
-def _drawing() -> Iterator[Any]:
-    """Gives `new_figure(title, panels, height) -> (axes, close)`; `close(handles, caption, path)` writes it."""
+def drawing() -> Iterator[Any]:
+    """Gives `new_figure(title, panels, height, columns, width) -> (axes, close)`; lengths in inches.
 
-    def new_figure(title: str, panels: int, height: float = 2.9) -> tuple[list[Any], Any]:
+    `close(handles, caption, path, arrange)` writes it; `arrange` is called once everything has its place, for what
+    must know where that is, such as labels that keep clear of each other.
+    """
+
+    def new_figure(
+        title: str, panels: int, height: float = 2.9, columns: int | None = None, width: float | None = None
+    ) -> tuple[list[Any], Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        columns = _panels_a_row(panels)
+        columns = columns or _panels_a_row(panels)
         rows = -(-panels // columns)
-        inches = (7.2 if columns < 3 else 9.2, height * rows)
+        inches = (width or (7.2 if columns < 3 else 9.2), height * rows)
         figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -349,8 +383,13 @@ def _drawing() -> Iterator[Any]:
         for axis in axes[panels:]:
             axis.remove()
 
-        def close(handles: Sequence[tuple[Any, str]], caption: str, path: Path) -> None:
+        def close(
+            handles: Sequence[tuple[Any, str]], caption: str, path: Path, arrange: Callable[[], None] | None = None
+        ) -> None:
             _frame(figure, title, handles, caption)
+            if arrange is not None:
+                figure.draw_without_rendering()
+                arrange()
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=DPI, metadata={"Software": None} if path.suffix == ".png" else None)
 
