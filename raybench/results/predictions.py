@@ -40,7 +40,7 @@ class Predictions:
 def write_predictions(folder: Folder, trial_id: str, labels: Sequence[int], predictions: Sequence[int]) -> None:
     """Keep a trial's predictions in the sweep's `folder`. Raises ResultsError when they cannot be written."""
     frame = pl.DataFrame({"label": labels, "prediction": predictions}, {"label": pl.UInt16, "prediction": pl.UInt16})
-    write_atomically(_path(folder, trial_id), encode(to_arrow(frame, SCHEMA)))
+    write_atomically(_path(folder, trial_id), encode(to_arrow(frame, SCHEMA), large=True))
 
 
 def read_predictions(folder: Folder, trial_id: str) -> Predictions:

@@ -85,7 +85,7 @@ def test_a_hang_that_holds_the_interpreters_lock_is_ended_too(
     digits: Digits, processes: Processes, tmp_path: Path
 ) -> None:
     trial = digits.trial()
-    ended = processes.run(HANGS, tmp_path, trial.model_dump_json(), '{"stall_s": 0.5}', "holds")
+    ended = processes.run(HANGS, tmp_path, trial.model_dump_json(), '{"stall_s": 3}', "holds")
     assert ended.returncode == 1, ended.stderr
     # No thread of Python's could write the row; what it left goes on, or is given up by the driver.
     assert digits.row(tmp_path, trial)["status"] == "running"
