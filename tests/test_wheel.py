@@ -34,7 +34,8 @@ def test_data_of_the_package_is_inside(names: list[str]) -> None:
         f"raybench/results/published/{file.name}" for file in (ROOT / "raybench/results/published").glob("*.yaml")
     }
     assert numbers
-    assert sweeps | numbers <= set(names)
+    looks = {f"raybench/report/page{kind}" for kind in (".css", "_dark.css", ".js")}
+    assert sweeps | numbers | looks <= set(names)
 
 
 def test_every_module_is_inside(names: list[str]) -> None:
@@ -45,5 +46,5 @@ def test_every_module_is_inside(names: list[str]) -> None:
 def test_nothing_else_is_inside(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"raybench"}
-    assert {Path(name).suffix for name in names if name.startswith("raybench/")} == {".py", ".yaml"}
+    assert {Path(name).suffix for name in names if name.startswith("raybench/")} == {".py", ".yaml", ".css", ".js"}
     assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
