@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raybench.commands.comparing import Compared
     from raybench.report.sheet import Sheet
 
+SUFFIXES = {"latex": "tex"}
 PLAIN_WIDTH = 160
 """Columns of a table printed where there is no terminal."""
 
@@ -41,7 +42,9 @@ def parser(prog: str = "python -m raybench.compare") -> argparse.ArgumentParser:
     parse.add_argument("--metric", metavar="M", help="validation metric to select by (default: the sweep's)")
     parse.add_argument("--preset", help="paper, small or quick (default: a table each)")
     parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
-    parse.add_argument("--format", choices=("md", "csv", "json"), help="default: a table for the terminal")
+    parse.add_argument(
+        "--format", choices=("md", "html", "csv", "latex", "json"), help="default: a table for the terminal"
+    )
     parse.add_argument("--out", type=Path, metavar="DIR", help="write files there instead of printing")
     parse.add_argument(
         "--examples",
@@ -94,7 +97,7 @@ def _write(tables: Sequence[Compared], form: str, folder: Path) -> None:
     from raybench.results.storage import write_atomically
 
     for table in tables:
-        path = folder / f"{table.name.replace(' + ', '+')}-{table.preset}.{form}"
+        path = folder / f"{table.name.replace(' + ', '+')}-{table.preset}.{SUFFIXES.get(form, form)}"
         write_atomically(path, table.text(form).encode())
         print(os.path.relpath(path))
 

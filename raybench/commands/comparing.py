@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import polars as pl
@@ -26,7 +26,7 @@ from raybench.results.published import published
 from raybench.results.storage import Folder, entries, read
 from raybench.results.store import Store
 
-Format = Literal["md", "csv", "json"]
+Format = Literal["md", "html", "csv", "latex", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
@@ -56,6 +56,10 @@ class Compared:
     reproductions: tuple[Reproduction, ...]
     notes: tuple[str, ...]
     price_per_hour: float | None
+    trials: pl.DataFrame = field(repr=False, compare=False)
+    """The rows compared, one a trial."""
+    epochs: pl.DataFrame = field(repr=False, compare=False)
+    """Those of the selected settings, one a trial and epoch."""
 
     @property
     def title(self) -> str:
@@ -78,6 +82,10 @@ class Compared:
             return as_csv(records(self.results, self.price_per_hour))
         if form == "json":
             return as_json(self._content())
+        if form in ("html", "latex"):
+            from raybench.commands.reporting import html_page, latex
+
+            return html_page(self) if form == "html" else latex(self)
         return "\n".join(sheet_markdown(sheet) for sheet in self.sheets())
 
     def _content(self) -> dict[str, Any]:
@@ -196,6 +204,8 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         reproductions=tuple(reproductions(rows_published, results, epochs, assumed)),
         notes=tuple(notes),
         price_per_hour=asked.price_per_hour,
+        trials=found.rows,
+        epochs=epochs,
     )
 
 

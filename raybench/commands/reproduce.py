@@ -104,7 +104,7 @@ def run_again(found: OneTrial, folder: Path, data_root: Path | None, weights_roo
     return Again(row, store.epochs([found.trial_id]))
 
 
-def _metric_of(found: OneTrial) -> dict[str, str]:
+def _metric_of(found: OneTrial) -> dict[str, Any]:
     """What the best epoch was selected by."""
     from raybench.commands.comparing import sweep_as_run
 

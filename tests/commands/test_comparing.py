@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -252,6 +253,26 @@ def test_every_form_holds_every_cell(made: Made, capsys: pytest.CaptureFixture[s
         assert content["at_equal_cost"]["epochs"] == EPOCHS
     else:
         assert text.count("\n| ") > len(table.results)
+
+
+def test_a_page_holds_tables_and_figures_and_asks_nobody_for_anything(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = made()
+    assert main(["deit_reverse", "--results", str(root), "--format", "html", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "deit_reverse-quick.html").read_text()
+    assert page.count("<figure") >= 5
+    assert page.count("<table") >= 3
+    assert "Does a ViT teacher help a CNN student" in page
+    assert 'http-equiv="Content-Security-Policy"' in page
+    assert not re.search(r"(src|href)=.https?://", page)
+    assert "deit_reverse-quick.html" in capsys.readouterr().out
+
+
+def test_latex_holds_every_cell(made: Made) -> None:
+    text = only(made(), "deit_reverse").text("latex")
+    assert text.count(r"\toprule") >= 3
+    assert "student alone" in text
 
 
 def test_files_are_written_where_asked(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

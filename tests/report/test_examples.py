@@ -13,7 +13,7 @@ from raybench.results.predictions import Predictions
 
 def predictions(right: list[bool]) -> Predictions:
     """Right where asked for, wrong elsewhere."""
-    label = np.arange(len(right), dtype=np.uint16) % 10
+    label = (np.arange(len(right)) % 10).astype(np.uint16)
     wrong = np.where(right, label, (label + 1) % 10).astype(np.uint16)
     return Predictions(label, wrong)
 

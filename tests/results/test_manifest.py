@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 
+import raybench
 from raybench.errors import ResultsError
 from raybench.results import manifest
 from raybench.results.manifest import environment, write_manifest
@@ -60,7 +61,7 @@ def test_code_that_was_changed_is_in_the_manifest(tmp_path: Path, monkeypatch: p
     git = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *arguments], check=True)
-    monkeypatch.setattr(manifest.raybench, "__file__", str(file))
+    monkeypatch.setattr(raybench, "__file__", str(file))
     manifest._environment.cache_clear()
     try:
         assert manifest.changed_code() is None
