@@ -13,10 +13,10 @@ from raybench.report.importance import importance_figure
 from raybench.report.interaction import alpha_interaction
 from raybench.report.latex import latex_table
 from raybench.report.merging import speed_against_r
+from raybench.report.naming import key_title, metric_words
 from raybench.report.page import FigurePart, Part, Prose, TablePart, report_page
 from raybench.report.parallel import parallel_coordinates
 from raybench.report.pareto import Cost, pareto_figure
-from raybench.report.sheet import quantity_title, short_name
 from raybench.report.views import against
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COSTS: dict[Cost, str] = {"gmacs": "multiply-adds", "infer_samples_per_sec": "speed", "param_count": "parameters"}
 Drawn = tuple[str, Callable[[Path], Path | None]]
-"""A figure's title, and what draws it into a file; none where there is nothing to see."""
+"""A section's title, and what draws its figure into a file; none where there is nothing to see."""
 
 
 def html_page(table: Compared) -> str:
@@ -37,10 +37,10 @@ def html_page(table: Compared) -> str:
         for number, (title, draw) in enumerate(figures(table)):
             path = draw(Path(name) / f"{number}.svg")
             if path is not None:
-                parts.append(FigurePart(title, path.read_text(encoding="utf-8"), ""))
-    made = sorted({commit for result in table.results for commit in result.commits.values()})
-    footer = f"Made by raybench from {table.trials.height:,} rows"
-    return report_page(table.title, f"preset {table.preset}", parts, f"{footer}{f', commits {made}' if made else ''}.")
+                parts.append(FigurePart(title[0].upper() + title[1:], path.read_text(encoding="utf-8"), ""))
+    commits = ", ".join(sorted({commit for result in table.results for commit in result.commits.values()}))
+    footer = f"From the rows of {table.trials.height:,} trials{f', made by commit {commits}' if commits else ''}."
+    return report_page(table.title, f"preset {table.preset}", parts, footer)
 
 
 def latex(table: Compared) -> str:
@@ -52,35 +52,35 @@ def figures(table: Compared) -> list[Drawn]:
     """What may be drawn of a comparison, the most important first."""
     results, trials, epochs = list(table.results), table.trials, table.epochs
     metric, test = results[0].metric, results[0].test_metric
-    named = table.name
+    named, measured = table.name, metric_words(test)
 
     def of_key(key: str) -> Drawn:
-        title = f"{named}: test {quantity_title(test)} by {short_name(key)}"
-        return title, lambda path: against(trials, key, test, path, title, select_by=metric)
+        title = f"{named}: {measured} by {key_title(key)}"
+        return key_title(key), lambda path: against(trials, key, test, path, title, select_by=metric)
 
     def beside_alpha(key: str) -> Drawn:
-        title = f"{named}: does alpha's effect depend on {short_name(key)}?"
-        return title, lambda path: alpha_interaction(results, key, path, title)
+        title = f"{named}: does alpha's effect depend on the {key_title(key)}?"
+        return f"Alpha and {key_title(key)}", lambda path: alpha_interaction(results, key, path, title)
 
     def of_cost(cost: Cost, name: str) -> Drawn:
-        title = f"{named}: accuracy against {name}"
-        return title, lambda path: pareto_figure(results, cost, path, title)
+        title = f"{named}: {measured} against {name}"
+        return f"Against {name}", lambda path: pareto_figure(results, cost, path, title)
 
     keys = _varying(table)
     question = table.config.question if table.config and table.config.question else table.title
     curves, four = f"{named}: validation by epoch", f"{named}: training and validation by epoch"
-    merging, all_settings = f"{named}: speed and accuracy by merged tokens", f"{named}: every setting"
-    what_matters = f"{named}: what the validation metric depends on"
+    merging, settings = f"{named}: speed and accuracy by merged tokens", f"{named}: every setting"
+    depends = f"{named}: what the {metric_words(metric)} depends on"
     return [
-        (question, lambda path: comparison_figure(results, path, question)),
-        (curves, lambda path: curves_figure(epochs, results, path, curves, metric)),
-        (four, lambda path: four_panels(epochs, few(results), path, four)),
+        ("Test results", lambda path: comparison_figure(results, path, question)),
+        ("Validation curves", lambda path: curves_figure(epochs, results, path, curves, metric)),
+        ("Training and validation", lambda path: four_panels(epochs, few(results), path, four)),
         *(of_key(key) for key in ("dataset.train_size", "optimizer.lr") if key in keys),
         *(beside_alpha(key) for key in _beside_alpha(table)),
         *(of_cost(cost, name) for cost, name in COSTS.items()),
-        (merging, lambda path: speed_against_r(trials, path, merging)),
-        (all_settings, lambda path: parallel_coordinates(trials, keys, metric, path, all_settings)),
-        (what_matters, lambda path: importance_figure(trials, keys, metric, path, what_matters)),
+        ("Token merging", lambda path: speed_against_r(trials, path, merging)),
+        ("All settings", lambda path: parallel_coordinates(trials, keys, metric, path, settings)),
+        ("What matters", lambda path: importance_figure(trials, keys, metric, path, depends)),
     ]
 
 
