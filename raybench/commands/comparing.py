@@ -18,9 +18,11 @@ from raybench.report.cells import Axes, grouped
 from raybench.report.comparison import CellResult, compare
 from raybench.report.examples import examples_sheet, over_examples
 from raybench.report.export import as_csv, as_json, records
+from raybench.report.fits import LogFit
 from raybench.report.reproduction import Reproduction, reproduction_sheet, reproductions
 from raybench.report.sheet import Sheet, make_sheet, quantity_title
 from raybench.report.tables import sheet_markdown
+from raybench.report.trends import trend_sheet, trends
 from raybench.results.predictions import Predictions, read_predictions
 from raybench.results.published import published
 from raybench.results.storage import Folder, entries, read
@@ -72,6 +74,9 @@ class Compared:
         sheets = [replace(main, footnotes=(*main.footnotes, *self.notes))]
         if self.budget is not None:
             sheets.append(budget_sheet(self.budget, self.results))
+        found, horizon = trends(self.results, self.epochs, self.results[0].metric)
+        if any(isinstance(trend.log, LogFit) for trend in found):
+            sheets.append(trend_sheet(found, horizon, self.results, self.results[0].metric))
         if self.reproductions:
             sheets.append(reproduction_sheet(self.reproductions, f"{self.name}, published against measured"))
         return sheets

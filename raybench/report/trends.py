@@ -1,0 +1,154 @@
+"""Curves of a comparison as formulas: how each cell still rises, and where it would overtake its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from raybench.report.comparison import CellResult
+from raybench.report.fits import (
+    Crossing,
+    Curve,
+    Holdout,
+    LogFit,
+    NoCrossing,
+    PowerFit,
+    Undetermined,
+    crossover,
+    holdout_error_of_runs,
+    log_fit_of_runs,
+    power_fit_of_runs,
+)
+from raybench.report.sheet import Column, Sheet, key_columns, ordered, quantity_title, readable
+
+HORIZON = 10
+"""Times the longest curve, up to which a crossing is looked for."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The validation curve of a cell's selected setting, the mean over its seeds."""
+
+    label: str
+    runs: int
+    log: LogFit | Undetermined
+    power: PowerFit | Undetermined
+    hidden: Holdout | Undetermined
+    """The logarithm fitted to the first two thirds, against the last."""
+    crossing: Crossing | NoCrossing | None
+    """With the curve of the cell it is compared with; none without such a cell, or without both fits."""
+
+
+def trends(results: Sequence[CellResult], epochs: pl.DataFrame, metric: str) -> tuple[list[Trend], float]:
+    """A trend for each cell that has curves, in the order of `results`, and the horizon of their crossings.
+
+    `epochs` holds one row a trial and epoch (`Store.epochs()`).
+    """
+    curves = {result.label: _curves(result, epochs, metric) for result in results}
+    curves = {label: found for label, found in curves.items() if found}
+    fits = {label: log_fit_of_runs(found) for label, found in curves.items()}
+    longest = max((curve[0][-1] for found in curves.values() for curve in found), default=0.0)
+    horizon = HORIZON * longest
+    trends = []
+    for result in results:
+        if result.label not in curves:
+            continue
+        runs, log = curves[result.label], fits[result.label]
+        base = fits.get(result.baseline) if result.baseline else None
+        crossing = None
+        if isinstance(log, LogFit) and isinstance(base, LogFit):
+            crossing = crossover(log, base, horizon)
+        trends.append(
+            Trend(
+                label=result.label,
+                runs=len(runs),
+                log=log,
+                power=power_fit_of_runs(runs),
+                hidden=holdout_error_of_runs(runs),
+                crossing=crossing,
+            )
+        )
+    return trends, horizon
+
+
+def _curves(result: CellResult, epochs: pl.DataFrame, metric: str) -> list[Curve]:
+    """Of each selected trial its epochs and values; those that ended early would bend the mean."""
+    if not {"trial_id", "epoch", metric} <= set(epochs.columns):
+        return []
+    trial_ids = [trial.trial_id for trial in result.selected]
+    rows = epochs.filter(pl.col("trial_id").is_in(trial_ids) & pl.col(metric).is_finite()).sort("trial_id", "epoch")
+    found = [
+        (curve["epoch"].cast(pl.Float64).to_list(), curve[metric].to_list())
+        for curve in rows.partition_by("trial_id", maintain_order=True)
+    ]
+    last = max((curve[0][-1] for curve in found), default=0.0)
+    return [curve for curve in found if curve[0][-1] == last]
+
+
+def trend_sheet(found: Sequence[Trend], horizon: float, results: Sequence[CellResult], metric: str) -> Sheet:
+    """The same as a table, in the order of the comparison's."""
+    known = {trend.label: trend for trend in found}
+    rows = [result for group in ordered(readable(results)) for result in group if result.label in known]
+    shown = [known[result.label] for result in rows]
+    return Sheet.plain(
+        title=f"trends of validation {quantity_title(metric)}",
+        subtitle="",
+        keys=key_columns(rows),
+        columns=[
+            Column("y = a + b ln(epoch)\na", tuple(_a(trend.log) for trend in shown), right=True),
+            Column("\nb, 95 % interval", tuple(_b(trend.log) for trend in shown), right=True),
+            Column("\nR²", tuple(_r2(trend.log) for trend in shown), right=True),
+            Column("hidden third\nmean error", tuple(_hidden(trend.hidden) for trend in shown), right=True),
+            Column("crosses its baseline\nat epoch", tuple(_crossing(trend.crossing) for trend in shown)),
+            Column("power law\nceiling, 95 % interval", tuple(_ceiling(trend.power) for trend in shown), right=True),
+            Column("\nruns", tuple(str(trend.runs) for trend in shown), right=True),
+        ],
+        labels=[result.label for result in rows],
+        footnotes=[
+            "fits to the mean curve over the seeds of the selected setting. An interval says how well a formula is "
+            "known if the curve is of that formula; the hidden third says whether it is: |predicted - measured| on the "
+            "last third of the curve by a fit to the rest, in the metric's unit, and the share inside the 95 % "
+            "interval.",
+            f"crossing: of both logarithms, looked for up to epoch {horizon:,.0f} ({HORIZON} times the longest curve); "
+            "beyond what was trained it is an extrapolation (*).",
+            "power law: y = c - k epoch^-p; its ceiling is c; empty where the curve does not tell one.",
+        ],
+    )
+
+
+def _a(fit: LogFit | Undetermined) -> str:
+    return f"{fit.a:.4g}" if isinstance(fit, LogFit) else ""
+
+
+def _b(fit: LogFit | Undetermined) -> str:
+    if not isinstance(fit, LogFit):
+        return ""
+    low, high = fit.b_interval
+    return f"{fit.b:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _r2(fit: LogFit | Undetermined) -> str:
+    return f"{fit.r2:.3f}" if isinstance(fit, LogFit) else ""
+
+
+def _hidden(found: Holdout | Undetermined) -> str:
+    return f"{found.mean_absolute:.2g} ({100 * found.inside:.0f} %)" if isinstance(found, Holdout) else ""
+
+
+def _crossing(found: Crossing | NoCrossing | None) -> str:
+    if found is None:
+        return ""
+    if isinstance(found, NoCrossing):
+        return "none within the horizon" if found.possible_from is None else "none; not excluded"
+    low, high = (f"{end:,.0f}" if end is not None else "…" for end in (found.low, found.high))
+    star = " *" if found.extrapolated else ""
+    return f"{found.epoch:,.0f} [{low}, {high}] {'overtakes' if found.rises else 'falls behind'}{star}"
+
+
+def _ceiling(fit: PowerFit | Undetermined) -> str:
+    if not isinstance(fit, PowerFit):
+        return ""
+    low, high = fit.c_interval
+    return f"{fit.c:.4g} [{low:.4g}, {high:.4g}]"
