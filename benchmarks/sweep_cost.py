@@ -1,6 +1,6 @@
 """What a teacher adds to a whole sweep: ten trials with a lazy cache, its filling included, against ten without.
 
-    python benchmarks/sweep_cost.py [--json] [--pairs 5] [--images 256] [--epochs 6]
+    python benchmarks/sweep_cost.py [--json] [--pairs 5] [--images 512] [--epochs 6]
 
 Five values of alpha times two learning rates, against the student alone with as many trials. Scaled down from the
 published run (150 epochs; a teacher's pass about 3.4 steps of the student's): K / epochs = 1/3 here too, and the
@@ -132,9 +132,9 @@ def random_cifar(folder: Path, images: int) -> Path:
 def main() -> int:
     """Measure and print."""
     parser = arguments(__doc__)
-    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--teacher-size", type=int, default=128, help="side in px at which the teacher looks")
+    parser.add_argument("--teacher-size", type=int, default=112, help="side in px at which the teacher looks")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
