@@ -13,6 +13,7 @@ import torch
 from polars.testing import assert_frame_equal
 from safetensors.torch import load
 
+from raybench.commands.comparing import Asked, compare_sweeps, sweeps_in
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
 from raybench.results.lock import SweepLock
@@ -277,6 +278,7 @@ def trial() -> TrialConfig:
 
 TRAIN = """
 import sys
+from raybench.commands.comparing import Asked, compare_sweeps, sweeps_in
 from raybench.config.trial import TrialConfig
 from raybench.results.storage import folder_at
 from raybench.training.recorder import Setup
@@ -317,3 +319,20 @@ def test_a_trial_killed_goes_on_from_its_checkpoint_there(
     texts = [read(folder / name) for folder in everything for name in entries(folder, lambda name: "." in name[1:])]
     assert len(texts) >= 4
     assert not any(servers.secret.encode() in text for text in texts), "credentials stay in the environment"
+
+
+def test_sweeps_on_s3_are_compared_like_those_of_a_local_disk(s3: UPath, tmp_path: Path, rows: Rows) -> None:
+    for root in (s3, tmp_path):
+        store = Store(root / "s")
+        for seed in range(3):
+            trial = TrialConfig.model_validate(
+                {"dataset": {"name": "digits"}, "model": {"name": "resnet8"}, "seed": seed}
+            )
+            about = {"config": trial.flat(), "seed": seed, "eval_top1": 70.0 + seed, "test_top1": 69.0 + seed}
+            store.write_trial(rows.trial(trial.trial_id, **about))
+            store.write_epochs(trial.trial_id, 1, rows.epochs(trial.trial_id, eval_top1=70.0, train_time=1.0))
+    assert sweeps_in(s3) == sweeps_in(tmp_path) == ["s"]
+    (there,), (here,) = (compare_sweeps(root, [], Asked()) for root in (s3, tmp_path))
+    assert there.results == here.results
+    assert [result.test.mean for result in there.results if result.test] == [70.0]
+    assert there.text("md") == here.text("md")
