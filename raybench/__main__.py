@@ -9,6 +9,7 @@ USAGE = """usage: raybench COMMAND …
 
   sweep NAME|FILE …                  run a sweep (raybench sweep --help)
   compare [SWEEP …]                  tables of sweeps that were run (raybench compare --help)
+  show TRIAL_ID [WHAT …]             its score again, its predictions, attention, merged patches; its run as files
   why TRIAL_ID                       how a trial stands, and what it can be compared with
   reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
   profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
@@ -42,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from raybench import profile
 
         return profile.main(rest, prog="raybench profile")
-    if command in ("list", "why", "reproduce"):
+    if command in ("list", "show", "why", "reproduce"):
         from importlib import import_module
 
         return int(import_module(f"raybench.commands.{command}").main(rest))
     from raybench.config.names import nearest
 
-    near = nearest(command, ("sweep", "compare", "why", "reproduce", "profile", "list"), n=1)
+    near = nearest(command, ("sweep", "compare", "show", "why", "reproduce", "profile", "list"), n=1)
     print(f'raybench: "{command}": no such command' + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
     print(USAGE, end="", file=sys.stderr)
     return 2

@@ -5,6 +5,7 @@ As The Annotated Transformer shows its encoder; layers are counted from 1.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ GAP_INCHES = 0.12
 FONT = 6.5
 LETTER_INCHES = 0.055
 """Width of a letter at `FONT` points, at most."""
+LETTERS_AN_INCH = 14.8
+LINE_INCHES = 0.165
+"""Of what is said beneath."""
 LONGEST_LABEL = 14
 """Letters of a word that are shown."""
 
@@ -34,12 +38,14 @@ def attention_figure(
     *,
     looked_at: Sequence[str] | None = None,
     title: str = "Encoder self-attention",
+    source: str = "",
 ) -> Path:
     """Draw the maps of some layers, every head, one sentence.
 
     maps: of each layer (heads, T, S), rows sum to 1. tokens: the T words that look; `looked_at`: the S words looked at,
-    for attention to a source. `layers` count from 1; those the model lacks are left out. The folder of `path` is made;
-    its suffix decides the format. Returns `path`. Raises ValueError where maps and words do not fit, or none is left.
+    for attention to a source. `layers` count from 1; those the model lacks are left out. `source` names where the maps
+    come from. The folder of `path` is made; its suffix decides the format. Returns `path`. Raises ValueError where maps
+    and words do not fit, or none is left.
     """
     columns = tokens if looked_at is None else looked_at
     shown = [layer for layer in layers if 1 <= layer <= len(maps)]
@@ -50,7 +56,7 @@ def attention_figure(
         raise ValueError(f"maps must be (heads, {len(tokens)}, {len(columns)}), as many as there are words: {shapes}")
     heads = maps[0].shape[0]
     with house_style():
-        _draw([maps[layer - 1] for layer in shown], shown, heads, tokens, columns, title, path)
+        _draw([maps[layer - 1] for layer in shown], shown, heads, tokens, columns, title, source, path)
     return path
 
 
@@ -61,6 +67,7 @@ def _draw(
     tokens: Sequence[str],
     columns: Sequence[str],
     title: str,
+    source: str,
     path: Path,
 ) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -75,6 +82,9 @@ def _draw(
     left, below = (0.4 + letter * max(map(len, each)) for each in names)
     wide, high = cell * len(columns), cell * len(tokens)
     width = left + heads * (wide + GAP_INCHES) + 0.6
+    lines = ["Each row: where one word looks; its weights sum to 1."]
+    lines += textwrap.wrap(f"Source: {source}.", max(20, int(width * LETTERS_AN_INCH))) if source else []
+    below += LINE_INCHES * (len(lines) - 1)
     height = below + len(maps) * (high + GAP_INCHES) + 0.6
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
@@ -97,8 +107,8 @@ def _draw(
             if row == 0:
                 axis.set_title(f"head {head + 1}", fontsize=8, pad=3)
     figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=12, fontweight="bold")
-    explained = "Each row: where one word looks; its weights sum to 1."
-    figure.text(0.12 / width, 0.08 / height, explained, va="bottom", fontsize=8, color="#5f6368")
+    said = "\n".join(lines)
+    figure.text(0.12 / width, 0.08 / height, said, va="bottom", fontsize=8, color="#5f6368", linespacing=1.3)
     bar = figure.add_axes(((width - 0.5) / width, below / height, 0.1 / width, min(1.5, high) / height))
     figure.colorbar(ScalarMappable(scale, colours), cax=bar, ticks=[0, 0.5, 1]).ax.tick_params(labelsize=7, length=2)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -146,8 +146,7 @@ class Run:
 
     def evaluate(self, examples: Examples, seen: Seen = lambda *_: None) -> dict[str, float]:
         """The task's metrics over all examples, in eval mode; `seen` is shown each batch's output and targets."""
-        batch = EVAL_BATCH if self.micro_batch is None else -(-EVAL_BATCH // 2)
-        return evaluate(self.task, examples, self.device, batch, self.check, seen)
+        return evaluate(self.task, examples, self.device, eval_batch(self.micro_batch), self.check, seen)
 
     @property
     def over(self) -> bool:
@@ -272,6 +271,11 @@ class Run:
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"]:
             torch.cuda.set_rng_state_all(state["rng_cuda"])
+
+
+def eval_batch(micro_batch: int | None) -> int:
+    """Examples of a forward pass of evaluation, for a run that passes at most `micro_batch` images in training."""
+    return EVAL_BATCH if micro_batch is None else -(-EVAL_BATCH // 2)
 
 
 @torch.no_grad()

@@ -1,0 +1,108 @@
+"""`raybench show TRIAL_ID [WHAT …]`: score a finished trial's weights again, draw what they do, write them as files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
+from raybench.commands.one_trial import find_trial
+from raybench.config.names import nearest
+from raybench.errors import ConfigError, RaybenchError
+
+if TYPE_CHECKING:
+    from raybench.commands.finished import Finished
+
+WHAT = {
+    "score": "the best weights on the test set again, against the stored numbers",
+    "predictions": "test images with the predicted class and its confidence, and the surest mistakes",
+    "confusion": "the confusion matrix",
+    "attention": "self-attention by layer and head, of a transformer",
+    "rollout": "attention rollout, of a vision transformer",
+    "merging": "the patches that token merging has made one",
+    "reconstruction": "what an image codec keeps of an image",
+    "files": "metrics.csv, config.json, best.safetensors, last.safetensors",
+}
+"""What can be shown, in the order in which it is."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show it; exit code 0, or 1 where the score is not the stored one."""
+    parse = argparse.ArgumentParser(
+        prog="raybench show",
+        description=__doc__.partition(": ")[2],
+        epilog="\n".join(
+            [
+                "WHAT, none for all that a trial has:",
+                *(f"  {name:<15} {text}" for name, text in WHAT.items()),
+                "",
+                "exit codes: 0 shown; 1 the score is not the stored one; 2 bad input, or no such thing in this trial.",
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
+    parse.add_argument("what", metavar="WHAT", nargs="*", help="see below")
+    parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
+    parse.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (shown/TRIAL_ID)")
+    parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
+    parse.add_argument("--image", type=int, nargs="+", default=[], metavar="N", help="test examples, counted from 0")
+    # Intermixed, so that WHAT may also stand behind an option.
+    args = parse.parse_intermixed_args(argv)
+    return ended(lambda: _show(args))
+
+
+def _show(args: argparse.Namespace) -> int:
+    from raybench.results.storage import folder_at
+
+    if strange := [name for name in args.what if name not in WHAT]:
+        known = ", ".join(WHAT)
+        near = {name: nearest(name, tuple(WHAT), n=1) for name in strange}
+        hints = {name: f" (did you mean {found[0]}?)" if found else "" for name, found in near.items()}
+        raise ConfigError([f'"{name}": nothing of that name is shown{hints[name]}. Known: {known}' for name in strange])
+    found = find_trial(folder_at(args.results), args.trial)
+    root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
+
+    from raybench.commands.finished import Finished
+
+    shown = Finished(
+        found,
+        (args.out or Path("shown") / found.trial_id).expanduser(),
+        root.expanduser().absolute() if root else None,
+        tuple(args.image),
+    )
+    for line in said(shown, [name for name in WHAT if name in args.what], named=bool(args.what)):
+        print(line, flush=True)
+    return EXIT_COMPLETE if shown.equal else EXIT_TROUBLE
+
+
+def said(shown: Finished, what: Sequence[str], *, named: bool) -> Iterator[str]:
+    """Show it, and say of each what there is or, where nothing was named, why there is none.
+
+    Raises ConfigError, with every reason and before anything is shown, where a trial has none of what was named.
+    """
+    from raybench.commands.showing import VIEWS
+
+    shown.check_chosen()
+    wanted = {name: VIEWS[name] for name in (what if named else WHAT)}
+    lacking = {name: fault for name, view in wanted.items() if (fault := view.why_not(shown)) is not None}
+    if named and lacking:
+        raise ConfigError([f"{shown.found.trial_id}: no {name}: {fault}" for name, fault in lacking.items()])
+    for name, view in wanted.items():
+        if name in lacking:
+            continue
+        try:
+            first, *rest = view.show(shown)
+        except RaybenchError as error:
+            if named:
+                raise
+            lacking[name] = str(error)
+            continue
+        yield f"{name}: {first}"
+        yield from (f"  {line}" for line in rest)
+    # What lacks for one reason is said in one line.
+    for fault in dict.fromkeys(lacking.values()):
+        yield f"no {', no '.join(name for name, why in lacking.items() if why == fault)}: {fault}"
