@@ -87,10 +87,17 @@ def _command(args: argparse.Namespace) -> int:
     if args.out is not None:
         _write(tables, args.format or "md", args.out)
     elif args.format is not None:
-        print("\n".join(table.text(args.format) for table in tables), end="")
+        print(together([table.text(args.format) for table in tables], args.format), end="")
     else:
         _print_sheets([sheet for table in tables for sheet in table.sheets()])
     return EXIT_COMPLETE
+
+
+def together(texts: Sequence[str], form: str) -> str:
+    """Several tables as one text: of JSON a list."""
+    if form != "json" or len(texts) == 1:
+        return "\n".join(texts)
+    return "[\n" + ",\n".join(text.rstrip("\n") for text in texts) + "\n]\n"
 
 
 def _write(tables: Sequence[Compared], form: str, folder: Path) -> None:

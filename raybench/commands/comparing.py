@@ -14,7 +14,7 @@ from raybench.config.plan import Cell, Setting, make_plan
 from raybench.config.sweep import SweepConfig, better
 from raybench.errors import ConfigError, RaybenchError, ResultsError
 from raybench.report.budget import Budget, at_equal_cost, budget_sheet
-from raybench.report.cells import Axes, grouped
+from raybench.report.cells import Axes, Grouped, grouped
 from raybench.report.comparison import CellResult, compare
 from raybench.report.examples import examples_sheet, over_examples
 from raybench.report.export import as_csv, as_json, records
@@ -27,6 +27,8 @@ from raybench.results.predictions import Predictions, read_predictions
 from raybench.results.published import published
 from raybench.results.storage import Folder, entries, read
 from raybench.results.store import Store
+from raybench.search.outcomes import Outcomes
+from raybench.search.search import Search
 
 Format = Literal["md", "html", "csv", "latex", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -74,9 +76,10 @@ class Compared:
         sheets = [replace(main, footnotes=(*main.footnotes, *self.notes))]
         if self.budget is not None:
             sheets.append(budget_sheet(self.budget, self.results))
-        found, horizon = trends(self.results, self.epochs, self.results[0].metric)
+        metric = self.results[0].metric
+        found, horizon = trends(self.results, self.epochs, metric)
         if any(isinstance(trend.log, LogFit) for trend in found):
-            sheets.append(trend_sheet(found, horizon, self.results, self.results[0].metric))
+            sheets.append(trend_sheet(found, horizon, self.results, metric, better(metric)))
         if self.reproductions:
             sheets.append(reproduction_sheet(self.reproductions, f"{self.name}, published against measured"))
         return sheets
@@ -161,7 +164,9 @@ def _predictions(folders: Sequence[Folder], trial_id: str) -> Predictions:
 
 def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
     trials = pl.concat([store.trials() for store in stores.values()], how="diagonal_relaxed")
-    trials = trials.unique("trial_id", keep="first", maintain_order=True)
+    # A trial that two sweeps share counts once, and where it is complete.
+    trials = trials.sort(pl.col("status") == "complete", descending=True, maintain_order=True)
+    trials = trials.unique("trial_id", keep="first", maintain_order=True).sort("trial_id")
     presets = [asked.preset] if asked.preset else sorted(trials["preset"].drop_nulls().unique())
     tables = []
     for preset in presets:
@@ -176,6 +181,10 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     configs = {name: each for name, each in read_configs.items() if each is not None}
     config = next(iter(configs.values()), None)
     metric = asked.metric or (config.metric.name if config else "eval_top1")
+    if not metric.startswith("eval_"):
+        raise ResultsError(
+            f"--metric {metric}: settings are selected on validation; name a metric that begins with eval_"
+        )
     shown = config.metric.shown if config and not asked.metric else metric.replace("eval_", "test_")
     missing = [name for name in (metric, shown) if name not in rows.columns or rows[name].null_count() == rows.height]
     if missing:
@@ -183,23 +192,34 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         raise ResultsError(
             f"--metric {metric}: no row of {', '.join(stores)} has {' or '.join(missing)}; it has {', '.join(there)}"
         )
-    axes = Axes(tuple(config.factors), tuple(config.tune.space)) if config else Axes()
+    axes = Axes()
+    if config is not None:
+        axes = Axes(tuple(config.factors), tuple(config.tune.space), suggested=config.tune.algorithm == "tpe")
     found = grouped(rows, axes, asked.by)
     notes = [*found.notes, *(f"left out: {why}" for why in found.left_out.values())]
+    notes += [f"skipped, not readable: {what}" for store in stores.values() for what in store.skipped]
+    if not found.cells:
+        raise ResultsError("\n".join([f"{', '.join(stores)}: no row that this version can read", *notes]))
     cells = found.cells
     if config is None:
         notes.append("no sweep.yaml: what was merely tuned is not known, so every key that differs makes cells")
-    elif not asked.by:
-        cells = _with_due(cells, config)
+    elif len(stores) == 1 and not asked.by:
+        (store,) = stores.values()
+        if as_run(store, preset) is not None:
+            cells = _with_due(found, config, store)
+        else:
+            notes.append(f"axes of {config.name} as it is shipped: what is still due is not known")
     mode = better(metric)
     results = compare(cells, found.rows, metric, mode, shown)
     ids = [trial.trial_id for result in results for trial in result.selected]
     epochs = pl.concat([store.epochs(ids) for store in stores.values()], how="diagonal_relaxed")
+    epochs = epochs.unique(["trial_id", "epoch"], keep="first", maintain_order=True)
     budget = at_equal_cost(
         results, epochs, metric, mode, at_epoch=asked.at_epoch, at_seconds=asked.at_seconds, target=asked.target
     )
     assumed = tuple(dict.fromkeys(what for each in configs.values() for what in each.assumed))
-    rows_published = [row for name in stores for row in published(name)]
+    by_text = {repr(row.model_copy(update={"sweep": ""})): row for name in stores for row in published(name)}
+    rows_published = list(by_text.values())  # a row may be of several sweeps
     return Compared(
         name=" + ".join(stores),
         preset=preset,
@@ -214,34 +234,53 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     )
 
 
-def sweep_as_run(store: Store, name: str, preset: str) -> SweepConfig | None:
-    """The sweep as the folder has it, else as it is shipped, else another preset's, whose axes are often the same."""
+def as_run(store: Store, preset: str) -> SweepConfig | None:
+    """The sweep as it was run last, if that was with this preset."""
     try:
         kept = read_resolved(read(store.folder / "sweep.yaml"))
     except (OSError, RaybenchError):
-        kept = None
-    if kept is not None and kept.preset == preset:
+        return None
+    return kept if kept.preset == preset else None
+
+
+def sweep_as_run(store: Store, name: str, preset: str) -> SweepConfig | None:
+    """The sweep as it was run last with this preset, else as it is shipped; none where there is neither."""
+    kept = as_run(store, preset)
+    if kept is not None:
         return kept
     try:
         return load_sweep(name, preset, [], {}, None)
     except ConfigError:
-        return kept
+        return None
 
 
-def _with_due(cells: Sequence[Cell], config: SweepConfig) -> tuple[Cell, ...]:
-    """The cells with the trials that the sweep still wants, by which they are counted as due."""
+def _with_due(found: Grouped, config: SweepConfig, store: Store) -> tuple[Cell, ...]:
+    """The cells with the settings among which the sweep itself selects, and the trials that it still wants."""
+    from raybench.commands.sweeping import read_outcomes
+
+    outcomes = read_outcomes(store, config)
     try:
-        planned = {cell.label: cell for cell in make_plan(config).cells}
+        planned = {cell.label: cell for cell in Search(make_plan(config), outcomes, store.folder, 1).compared_cells()}
     except ConfigError:
-        return tuple(cells)
-    found = []
-    for cell in cells:
-        wanted = planned.get(cell.label)
-        known = {trial.trial_id for setting in cell.settings for trial in setting.trials}
-        due = [
-            Setting(setting.tuned, absent)
-            for setting in (wanted.settings if wanted else ())
-            if (absent := tuple(trial for trial in setting.trials if trial.trial_id not in known))
-        ]
-        found.append(replace(cell, settings=(*cell.settings, *due)))
-    return tuple(found)
+        return found.cells
+    cells = []
+    for cell in found.cells:
+        if (wanted := planned.get(cell.label)) is None:
+            cells.append(cell)
+            continue
+        competing = {_point(setting) for setting in cell.settings}
+        # One that has been tried and does not compete was not tried in every cell.
+        of_plan = [s for s in wanted.settings if _point(s) in competing or not _begun(s, outcomes)]
+        known = {_point(setting) for setting in wanted.settings}
+        # With seeds: first the sweep selects among fewer than were run.
+        others = [] if config.tune.seeds == "first" else [s for s in cell.settings if _point(s) not in known]
+        cells.append(replace(cell, settings=(*of_plan, *others)))
+    return tuple(cells)
+
+
+def _point(setting: Setting) -> str:
+    return repr(sorted(setting.tuned.items()))
+
+
+def _begun(setting: Setting, outcomes: Outcomes) -> bool:
+    return any(trial.trial_id in outcomes for trial in setting.trials)

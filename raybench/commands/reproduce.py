@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ import polars as pl
 
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.one_trial import OneTrial, find_trial
+from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ResultsError
+from raybench.results.manifest import environment
 from raybench.results.schema import Status
 from raybench.results.storage import folder_at
 from raybench.results.store import Store
@@ -91,10 +94,12 @@ def run_again(found: OneTrial, folder: Path, data_root: Path | None, weights_roo
         sweep=found.sweep,
         preset=str(found.row["preset"]),
         results=folder,
+        lenders=found.store.folder.parent,
         data_root=data_root.expanduser().absolute() if data_root else None,
         weights_root=weights_root.expanduser().absolute() if weights_root else None,
         cpu=float(found.row.get("env/threads") or 1),
         gpu=1.0 if found.row.get("env/gpu") else 0.0,
+        env=dict(environment()),
         **_metric_of(found),
     )
     outcome = run_trial(config, setup, cell=str(found.row["cell"]))
@@ -120,7 +125,7 @@ def differences(found: OneTrial, again: Again) -> list[Apart]:
     apart = [
         Apart(name, found.row[name], again.row.get(name))
         for name in _metrics(found.row)
-        if found.row[name] != again.row.get(name)
+        if _unlike(found.row[name], again.row.get(name))
     ]
     if then.height != again.epochs.height:
         return [*apart, Apart("epochs", then.height, again.epochs.height)]
@@ -129,9 +134,13 @@ def differences(found: OneTrial, again: Again) -> list[Apart]:
         apart += [
             Apart(f"{name} of epoch {before['epoch']}", before[name], now.get(name))
             for name in _metrics(before)
-            if before[name] != now.get(name)
+            if _unlike(before[name], now.get(name))
         ]
     return apart
+
+
+def _unlike(then: float, now: float | None) -> bool:
+    return then != now and not (now is not None and math.isnan(then) and math.isnan(now))
 
 
 def _metrics(row: dict[str, Any]) -> list[str]:
@@ -156,4 +165,6 @@ def said(found: OneTrial, again: Again, apart: Sequence[Apart]) -> list[str]:
         if found.row.get(f"env/{name}") != again.row.get(f"env/{name}")
     ]
     cause = "; ".join(changed) or "nothing in the environment that is recorded: on a GPU, sums in another order"
+    if not found.same_recipe:
+        cause = f"the recipe, which is another one since (version {RECIPE_VERSION} now); {cause}"
     return [*lines, f"what differs between the runs: {cause}"]

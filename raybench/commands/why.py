@@ -71,11 +71,11 @@ def _place(found: OneTrial) -> Iterator[str]:
         return
     root = found.store.folder.parent
     try:
+        config = found.config
         tables = compare_sweeps(root, [found.sweep], Asked(preset=found.row["preset"]))
     except (ResultsError, ConfigError) as error:
         yield f"Not comparable: {error}."
         return
-    config = found.config
     for result in tables[0].results:
         if found.trial_id in result.left_out:
             yield f"Left out of its cell, {result.label}: {result.left_out[found.trial_id]}."

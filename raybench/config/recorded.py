@@ -22,6 +22,13 @@ def recorded_trial(row: Mapping[str, Any]) -> TrialConfig:
     It keeps the identity it ran under, which an earlier version of the recipe may have computed otherwise. A key that
     the row does not have is at its default. Raises ResultsError where the row is no configuration of this version.
     """
+    unknown = [
+        name.removeprefix(PREFIX)
+        for name, value in row.items()
+        if name.startswith(PREFIX) and value is not None and name.removeprefix(PREFIX) not in _known()
+    ]
+    if unknown:
+        raise ResultsError(f"trial {row.get('trial_id')}: not a configuration of this version: {', '.join(unknown)}")
     content: dict[str, Any] = {}
     for key in _leaves():
         value = row.get(f"{PREFIX}{key}")
@@ -39,6 +46,11 @@ def recorded_trial(row: Mapping[str, Any]) -> TrialConfig:
         if (known := row.get(name)) is not None:
             trial.__dict__[name] = known  # where a cached property keeps what it found
     return trial
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(_leaves())
 
 
 @cache

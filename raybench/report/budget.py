@@ -39,7 +39,7 @@ class AtBudget:
     label: str
     n: int
     at_epochs: Estimate | None
-    """Of each seed the best of its first epochs."""
+    """Of each seed the best of its first epochs; none where a seed trained fewer."""
     at_time: Estimate | None
     """Of each seed the best of the epochs that ended in time; only where every seed finished one."""
     target: Reached
@@ -88,7 +88,10 @@ def at_equal_cost(
         AtBudget(
             label=label,
             n=len(found),
-            at_epochs=estimate([curve[min(chosen_epochs, len(curve)) - 1].best for curve in found]),
+            # A cell that ended before is not compared at what it never trained.
+            at_epochs=None
+            if any(len(curve) < chosen_epochs for curve in found)
+            else estimate([curve[chosen_epochs - 1].best for curve in found]),
             at_time=_at_time(found, seconds),
             target=_reached(found, goal, sign),
         )

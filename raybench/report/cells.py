@@ -15,22 +15,17 @@ import polars as pl
 from raybench.config.faults import no_such_key
 from raybench.config.plan import Cell, Setting, cell_factors, label
 from raybench.config.recorded import PREFIX, recorded_trial
-from raybench.config.trial import TrialConfig, get
+from raybench.config.trial import TrialConfig, get, trial_keys
 from raybench.errors import ResultsError
 
 SPLIT = ("dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
 """Keys that say which images a trial learned from and was judged on: two values of one are never averaged together."""
-NEVER_COMPARED = (
-    "seed",
-    "dataset.path",
-    "dataset.test_path",
-    "distillation.cache",
-    "distillation.teacher.gate",
-    "latents",
-)
-"""Keys that repeat a trial, or say where things lie and how they are computed rather than what."""
+NEVER_COMPARED = ("seed", "dataset.path", "dataset.test_path", "distillation.teacher.gate")
+"""Keys that repeat a trial, or say where things lie rather than what."""
 OF_ROWS = ("preset", "dataset_variant")
 """Columns of a row, beside the configuration, whose values are never averaged together."""
+SETTLED = ("complete", "failed", "diverged", "pruned")
+"""Statuses of trials whose setting has been tried."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,8 @@ class Axes:
 
     factors: tuple[str, ...] = ()
     tuned: tuple[str, ...] = ()
+    suggested: bool = False
+    """Whether each cell's settings were suggested for it alone (tpe), so that no two cells can have the same ones."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +54,103 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     """Cells of `trials` (`Store.trials()`, of one preset and kind of task) in the order of their factors' values.
 
     Every key that differs between trials and is not tuned is a factor, those of `axes` first; with `by` those named are
-    the factors and all others are tuned, but for the split of the data. Settings are those that every cell has tried,
-    where there are such. Raises ResultsError for a key of `by` that no row has.
+    the factors and all others are tuned, but for the split of the data. Of rows with one configuration, made by earlier
+    recipes or found in several sweeps, one counts. Settings compete where every cell of the same data has tried them.
+    Raises ResultsError for a key of `by` that no row has.
     """
-    rows = _latest(trials)
-    differing = _differing(rows)
+    read, left_out = _read(trials)
+    rows = _with_variants(trials.filter(pl.col("trial_id").is_in(list(read))), read)
+    rows, superseded = _one_a_configuration(rows, read)
+    differing = _differing(read[trial_id] for trial_id in rows["trial_id"])
     if by:
-        named = _named(by, rows)
+        named = _named(by, differing, axes)
         # The split is not left to the user: means over unlike data say nothing.
-        factors = [*named, *(key for key in differing if key in SPLIT and key not in named)]
-        tuned = [key for key in differing if key not in factors]
+        factors = [*named, *(key for key in differing if key in SPLIT and not _below(key, named))]
+        tuned = [key for key in differing if not _below(key, factors)]
     else:
         tuned = [key for key in axes.tuned if key in differing or _holds(key, differing)]
         apart = [key for key in differing if not _below(key, (*axes.factors, *tuned))]
         factors = [*axes.factors, *apart]
-    read, left_out = _read(rows)
     cells = _cells(rows, read, factors, tuned)
-    cells, notes = _same_settings(cells)
-    if superseded := trials.height - rows.height:
+    cells, notes = _same_settings(cells, dict(rows.select("trial_id", "status").iter_rows()), axes)
+    if superseded:
         made = f"{superseded} trial{'s' * (superseded > 1)} of other versions"
         notes = [*notes, f"{made} left out for later ones of the same configuration"]
     return Grouped(tuple(_with_baselines(cells, factors, tuned)), rows, tuple(notes), left_out)
 
 
-def _named(by: Sequence[str], trials: pl.DataFrame) -> list[str]:
+def _read(rows: pl.DataFrame) -> tuple[dict[str, TrialConfig], dict[str, str]]:
+    """Trial id -> its configuration; and those whose row is none."""
+    read: dict[str, TrialConfig] = {}
+    left_out: dict[str, str] = {}
+    columns = [name for name in rows.columns if name.startswith(PREFIX) or name in ("trial_id", "setting_id")]
+    for row in rows.select(columns).iter_rows(named=True):
+        try:
+            trial = recorded_trial(row)
+        except ResultsError as error:
+            left_out[row["trial_id"]] = str(error)
+            continue
+        if trial.distillation.cache == "lazy":  # the same numbers and the same trial as prefilled
+            known = {name: trial.__dict__[name] for name in ("trial_id", "setting_id") if name in trial.__dict__}
+            distillation = trial.distillation.model_copy(update={"cache": "prefill"})
+            trial = trial.model_copy(update={"distillation": distillation})
+            for name, value in known.items():
+                trial.__dict__[name] = value
+        read[row["trial_id"]] = trial
+    return read, left_out
+
+
+def _with_variants(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> pl.DataFrame:
+    """A trial that ended before its data were there has the variant of the others with the same data."""
+    if "dataset_variant" not in rows.columns or not rows["dataset_variant"].null_count():
+        return rows
+    known: dict[str, set[str]] = {}
+    for trial_id, variant in rows.select("trial_id", "dataset_variant").iter_rows():
+        if variant is not None:
+            known.setdefault(read[trial_id].dataset.data_key, set()).add(variant)
+
+    def variant_of(trial_id: str, variant: str | None) -> str | None:
+        others = known.get(read[trial_id].dataset.data_key, set())
+        return next(iter(others)) if variant is None and len(others) == 1 else variant
+
+    filled = [variant_of(*pair) for pair in rows.select("trial_id", "dataset_variant").iter_rows()]
+    return rows.with_columns(pl.Series("dataset_variant", filled, pl.String))
+
+
+def _one_a_configuration(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> tuple[pl.DataFrame, int]:
+    """One row a configuration and preset: a complete one before any other, of these the one that ended last."""
+    identity = {trial_id: trial.model_copy().trial_id for trial_id, trial in read.items()}
+    ranked = rows.with_columns(
+        _identity=pl.col("trial_id").replace_strict(identity, return_dtype=pl.String),
+        _complete=pl.col("status") == "complete",
+    ).with_row_index("_row")
+    by = ["_complete", *(["ended"] if "ended" in rows.columns else [])]
+    ranked = ranked.sort(by, descending=True, nulls_last=True, maintain_order=True)
+    apart = [name for name in OF_ROWS if name in rows.columns]
+    kept = ranked.unique(["_identity", *apart], keep="first", maintain_order=True).sort("_row")
+    return kept.drop("_identity", "_complete", "_row"), rows.height - kept.height
+
+
+def _differing(trials: Iterable[TrialConfig]) -> list[str]:
+    """Keys of the configuration that differ between trials, in the order of definition."""
+    values: dict[str, set[str]] = {}
+    for trial in trials:
+        for key, value in trial.flat().items():
+            values.setdefault(key, set()).add(json.dumps(value, default=str))
+    # A section that some trials do not have, such as a teacher, is a key of theirs.
+    names = [key for key in values if not _holds(key, values) and key not in NEVER_COMPARED]
+    return [key for key in names if len(values[key]) > 1]
+
+
+def _named(by: Sequence[str], differing: Sequence[str], axes: Axes) -> list[str]:
     """The dotted keys that `--by` asks for; a last part will do where it is one key's, or one's that differs."""
-    known = [name.removeprefix(PREFIX) for name in trials.columns if name.startswith(PREFIX)]
-    differing = _differing(trials)
+    known = trial_keys()
     found: list[str] = []
     faults: list[str] = []
     for name in by:
         alike = [key for key in known if key == name] or [key for key in known if key.endswith(f".{name}")]
         if len(alike) > 1:
-            alike = [key for key in alike if key in differing] or alike
+            alike = [key for key in alike if key in differing or key in axes.factors] or alike
         if len(alike) == 1:
             found.append(alike[0])
         elif alike:
@@ -101,45 +162,10 @@ def _named(by: Sequence[str], trials: pl.DataFrame) -> list[str]:
     return found
 
 
-def _latest(trials: pl.DataFrame) -> pl.DataFrame:
-    """One row a configuration: of several with the same one, made by other versions, the one that ended last."""
-    config = [name for name in trials.columns if name.startswith(PREFIX)]
-    if not config or "ended" not in trials.columns:
-        return trials
-    order = trials.with_row_index("_row").sort("ended", descending=True, nulls_last=True, maintain_order=True)
-    kept = order.unique(
-        [*config, *(name for name in OF_ROWS if name in trials.columns)], keep="first", maintain_order=True
-    )
-    return kept.sort("_row").drop("_row")
-
-
-def _differing(rows: pl.DataFrame) -> list[str]:
-    """Keys of the configuration that differ between rows, in the order of the columns."""
-    names = [name for name in rows.columns if name.startswith(PREFIX)]
-    if not rows.height:
-        return []
-    counts = rows.select(pl.col(names).n_unique()).row(0)
-    keys = [name.removeprefix(PREFIX) for name, count in zip(names, counts, strict=True) if count > 1]
-    return [key for key in keys if key not in NEVER_COMPARED]
-
-
-def _read(rows: pl.DataFrame) -> tuple[dict[str, TrialConfig], dict[str, str]]:
-    """Trial id -> its configuration; and those whose row is none."""
-    read: dict[str, TrialConfig] = {}
-    left_out: dict[str, str] = {}
-    columns = [name for name in rows.columns if name.startswith(PREFIX) or name in ("trial_id", "setting_id")]
-    for row in rows.select(columns).iter_rows(named=True):
-        try:
-            read[row["trial_id"]] = recorded_trial(row)
-        except ResultsError as error:
-            left_out[row["trial_id"]] = str(error)
-    return read, left_out
-
-
 def _cells(
     rows: pl.DataFrame, read: dict[str, TrialConfig], factors: Sequence[str], tuned: Sequence[str]
 ) -> list[Cell]:
-    apart = [name for name in OF_ROWS if name in rows.columns and rows[name].n_unique() > 1]
+    apart = [name for name in OF_ROWS if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]
     members: dict[str, list[TrialConfig]] = {}
     found: dict[str, dict[str, Any]] = {}
     for row in rows.select("trial_id", *apart).iter_rows(named=True):
@@ -173,22 +199,48 @@ def _below(key: str, names: Iterable[str]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
-def _same_settings(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """Every cell with the settings that all have tried, so that none was tuned harder than another."""
-    tried = [{_key(setting.tuned) for setting in cell.settings} for cell in cells]
-    if len({frozenset(each) for each in tried}) < 2:
-        return list(cells), []
-    shared = set.intersection(*tried)
-    counts = [len(each) for each in tried]
-    said = (
-        f"cells have tried {min(counts)} to {max(counts)} settings"
-        if min(counts) < max(counts)
-        else "cells have tried unlike settings"
-    )
-    if not shared:
-        return list(cells), [f"{said}, none of them everywhere: their tuning is not the same"]
-    kept = [replace(cell, settings=tuple(s for s in cell.settings if _key(s.tuned) in shared)) for cell in cells]
-    return kept, [f"{said}; only the {len(shared)} tried in every cell compete"]
+def _same_settings(cells: Sequence[Cell], statuses: dict[str, str], axes: Axes) -> tuple[list[Cell], list[str]]:
+    """Every cell with the settings that all of the same data have tried, so that none was tuned harder than another."""
+    found: list[Cell] = []
+    notes: list[str] = []
+    by_data: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_data.setdefault(_data(cell), []).append(cell)
+    shared_by_data: dict[str, set[str]] = {}
+    for data, group in by_data.items():
+        tried = [each for cell in group if (each := _tried(cell, statuses))]
+        if len({frozenset(each) for each in tried}) < 2:
+            continue
+        counts = [len(each) for each in tried]
+        unlike = min(counts) == max(counts)
+        said = (
+            "cells have tried unlike settings"
+            if unlike
+            else f"cells have tried {min(counts)} to {max(counts)} settings"
+        )
+        shared = set.intersection(*tried)
+        if axes.suggested or not shared:
+            if not (axes.suggested and unlike):
+                notes.append(f"{said}, not the same ones: those with more were tuned harder")
+            continue
+        shared_by_data[data] = shared
+        notes.append(f"{said}; only the {len(shared)} tried in every cell compete")
+    for cell in cells:
+        allowed = shared_by_data.get(_data(cell))
+        kept = cell.settings if allowed is None else tuple(s for s in cell.settings if _key(s.tuned) in allowed)
+        found.append(replace(cell, settings=kept or cell.settings))
+    return found, list(dict.fromkeys(notes))
+
+
+def _tried(cell: Cell, statuses: dict[str, str]) -> set[str]:
+    """The settings of which some trial has ended, whatever became of it; empty where none is complete."""
+    complete = any(statuses.get(t.trial_id) == "complete" for setting in cell.settings for t in setting.trials)
+    settled = [s for s in cell.settings if any(statuses.get(trial.trial_id) in SETTLED for trial in s.trials)]
+    return {_key(setting.tuned) for setting in settled} if complete else set()
+
+
+def _data(cell: Cell) -> str:
+    return _key({key: value for key, value in cell.factors.items() if key.startswith("dataset") or key in OF_ROWS})
 
 
 def _with_baselines(cells: Sequence[Cell], factors: Sequence[str], tuned: Sequence[str]) -> list[Cell]:

@@ -78,7 +78,8 @@ class Difference:
     """Comparisons corrected for: those tested, or with the best on validation all pairs."""
     verdict: Verdict
     seeds_needed: int | None
-    """Pairs that would tell the observed difference (5 %, 80 % power); none below three pairs or when out of reach."""
+    """Pairs that would tell the observed difference with 80 % power at 5 % over `compared`; none below three pairs, for
+    two samples, or when out of reach."""
 
     @property
     def paired(self) -> bool:
@@ -126,6 +127,8 @@ class CellResult:
     metric: str
     test_metric: str
     test_mode: Mode
+    baseline_chosen: bool = False
+    """Whether the baseline is the best on validation, chosen by looking, and not the student alone."""
     hardware: tuple[str, ...] = ()
     """GPUs, or CPUs where there was none, of the selected trials, sorted."""
     commits: Mapping[str, str] = field(default_factory=dict)
@@ -234,7 +237,7 @@ def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
     for result in results:
         group = by_data.get(_data(result), [])
         best = max(group, key=lambda r: sign * r.validation.mean if r.validation else -math.inf, default=result)
-        found.append(result if best is result else replace(result, baseline=best.label))
+        found.append(result if best is result else replace(result, baseline=best.label, baseline_chosen=True))
     return found
 
 
@@ -250,7 +253,7 @@ def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Diffe
         return None
     alone = dict(base.by_seed) if _same_images(result, base) else {}
     by_seed = tuple((seed, value - alone[seed]) for seed, value in result.by_seed if seed in alone)
-    to: Against = "student alone" if _alone(base) and not _alone(result) else "best on validation"
+    to: Against = "best on validation" if result.baseline_chosen else "student alone"
     if not by_seed:
         return _unpaired(result, base, to)
     values = [value for _, value in by_seed]
@@ -269,7 +272,7 @@ def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Diffe
         p_holm=None,
         compared=0,
         verdict="too few seeds",
-        seeds_needed=seeds_needed(found.mean, found.sd) if enough and found.sd is not None else None,
+        seeds_needed=None,
     )
 
 
@@ -305,11 +308,6 @@ def _same_images(result: CellResult, base: CellResult) -> bool:
     return all(getattr(ours, key) == getattr(theirs, key) for key in keys)
 
 
-def _alone(result: CellResult) -> bool:
-    """Whether it has no teacher."""
-    return not result.selected or result.selected[0].canonical().distillation.teacher is None
-
-
 def _judged(results: list[CellResult]) -> list[CellResult]:
     """The same results with p values corrected together, and their verdicts.
 
@@ -331,7 +329,9 @@ def _judged(results: list[CellResult]) -> list[CellResult]:
         verdict: Verdict = "not distinguishable"
         if p_holm < SIGNIFICANCE:
             verdict = "better" if upwards else "worse"
-        found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict)
+        # Enough where this one difference would have to pass the whole correction.
+        needed = seeds_needed(found.mean, found.sd, SIGNIFICANCE / compared) if found.paired and found.sd else None
+        found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict, seeds_needed=needed)
         judged.append(replace(result, difference=found))
     return judged
 

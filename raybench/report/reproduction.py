@@ -22,6 +22,10 @@ OF_RESULT = {
 """(metric, unit) of a published row -> the figure of a cell's result that is the same quantity."""
 
 
+TIMES = ("epoch_time", "infer_samples_per_sec")
+"""Of these, those that belong to the hardware."""
+
+
 @dataclass(frozen=True)
 class Reproduction:
     """One published number and ours that comes closest to its setting."""
@@ -69,11 +73,24 @@ def reproductions(
             found.append(Reproduction(row, _interval(row), None, None, "", ("nothing measured here yet",), ()))
             continue
         measured, named = _measured(row, nearest, epochs)
-        label, differs = nearest.label, differing(row, nearest)
+        label, differs = nearest.label, (*differing(row, nearest), *_read_otherwise(row, nearest))
         found.append(
             Reproduction(row, _interval(row), label, measured, named if measured else "", differs, tuple(assumed))
         )
     return found
+
+
+def _read_otherwise(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
+    """What sets apart how the two numbers came about: the hardware of times, the epoch of an accuracy."""
+    found = []
+    if OF_RESULT.get((row.metric, row.unit)) in TIMES:
+        ours = ", ".join(result.hardware) or "unknown"
+        if row.hardware is None or row.hardware.lower() not in ours.lower():
+            found.append(f"hardware {ours}, {f'not {row.hardware}' if row.hardware else 'theirs not stated'}")
+    elif row.at is not None and row.at.startswith("epoch") and result.selected:
+        last = row.setting.epochs is None or row.setting.epochs >= result.selected[0].schedule.epochs
+        found += ["best epoch on validation, theirs the one named"] * last
+    return tuple(found)
 
 
 def _interval(row: PublishedRow) -> tuple[float, float] | None:
@@ -85,6 +102,8 @@ def _interval(row: PublishedRow) -> tuple[float, float] | None:
 def _measured(row: PublishedRow, result: CellResult, epochs: pl.DataFrame) -> tuple[Estimate | None, str]:
     """Ours of the same quantity and its name; none where it is not measured here."""
     if row.value is None or not result.selected:
+        return None, ""
+    if row.at == "first epoch":
         return None, ""
     if (name := OF_RESULT.get((row.metric, row.unit))) is not None:
         value = getattr(result, name)

@@ -97,7 +97,7 @@ def best_of_group(group: Sequence[CellResult]) -> CellResult | None:
     The one they are compared with itself, where it is the best on validation and every other is really worse.
     """
     real = [r for r in group if r.test and r.difference and r.difference.verdict == "better"]
-    if not real:
+    if not real or any(r.difference and r.difference.to == "best on validation" for r in group):
         others = [r.difference for r in group if r.difference]
         worse = others and all(d.to == "best on validation" and d.verdict == "worse" for d in others)
         return group[0] if worse and len(others) == len(group) - 1 else None
@@ -349,10 +349,10 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     if any(d.p is not None and d.sd == 0 for d in differences):
         notes.append("no interval: every seed differs by the same amount; the exact sign test stands in for t.")
     if any(_seeds_to_tell(r) for r in rows):
-        notes.append("seeds to tell: pairs that would tell the observed difference by itself (5 %, 80 % power).")
+        notes.append("seeds to tell: pairs that would tell the observed difference (80 % power, 5 % over all of them).")
     if any_best:
         if {d.to for d in differences} == {"best on validation"}:
-            notes.append("* better than every other with the same data.")
+            notes.append("* best on validation, and every other with the same data is worse.")
         else:
             notes.append("* best mean of those better than the student alone; not tested against each other.")
     presets = sorted({preset for r in rows for preset in r.presets})
@@ -378,7 +378,8 @@ def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
     tests = f"{test}, two-sided, 5 %, {corrected}"
     return [
         f"difference: {to}, {how}, t interval of each alone. "
-        f"verdict: {tests if compared else 'needs 3 seeds on both sides'}."
+        f"verdict: {tests if compared else 'needs 3 seeds on both sides'}.",
+        "seeds vary the initial weights and the order of the images; the split and the teacher are the same for all.",
     ]
 
 

@@ -108,30 +108,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def power(n: int, effect: float) -> float:
-    """Chance that a two-sided paired t test at 5 % with `n` pairs sees a true difference of `effect` sds."""
+def power(n: int, effect: float, significance: float = SIGNIFICANCE) -> float:
+    """Chance that a two-sided paired t test with `n` pairs sees a true difference of `effect` sds."""
     from scipy.special import nctdtr
 
-    critical = _t_quantile(n - 1, 1 - SIGNIFICANCE / 2)
+    critical = _t_quantile(n - 1, 1 - significance / 2)
     shift = abs(effect) * math.sqrt(n)
     seen = float(1 - nctdtr(n - 1, shift, critical))
     # The wrong tail is below 3e-7 from a shift of 5 on, and scipy gives NaN for it further out.
     return seen if shift > 5 else seen + float(nctdtr(n - 1, shift, -critical))
 
 
-def seeds_needed(difference: float, sd: float) -> int | None:
+def seeds_needed(difference: float, sd: float, significance: float = SIGNIFICANCE) -> int | None:
     """Seeds that tell `difference` with 80 % power, at least 2; none above `MAX_SEEDS` or where sd is 0."""
     if sd <= 0:
         return None
     effect = abs(difference) / sd
-    if power(MAX_SEEDS, effect) < POWER:
+    if power(MAX_SEEDS, effect, significance) < POWER:
         return None
     low, high = 1, 2
-    while power(high, effect) < POWER:
+    while power(high, effect, significance) < POWER:
         low, high = high, min(2 * high, MAX_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle, effect) >= POWER else (middle, high)
+        low, high = (low, middle) if power(middle, effect, significance) >= POWER else (middle, high)
     return high
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from raybench.report.comparison import CellResult
+from raybench.report.comparison import CellResult, Mode
 from raybench.report.fits import (
     Crossing,
     Curve,
@@ -87,7 +87,9 @@ def _curves(result: CellResult, epochs: pl.DataFrame, metric: str) -> list[Curve
     return [curve for curve in found if curve[0][-1] == last]
 
 
-def trend_sheet(found: Sequence[Trend], horizon: float, results: Sequence[CellResult], metric: str) -> Sheet:
+def trend_sheet(
+    found: Sequence[Trend], horizon: float, results: Sequence[CellResult], metric: str, mode: Mode = "max"
+) -> Sheet:
     """The same as a table, in the order of the comparison's."""
     known = {trend.label: trend for trend in found}
     rows = [result for group in ordered(readable(results)) for result in group if result.label in known]
@@ -101,7 +103,7 @@ def trend_sheet(found: Sequence[Trend], horizon: float, results: Sequence[CellRe
             Column("\nb, 95 % interval", tuple(_b(trend.log) for trend in shown), right=True),
             Column("\nR²", tuple(_r2(trend.log) for trend in shown), right=True),
             Column("hidden third\nmean error", tuple(_hidden(trend.hidden) for trend in shown), right=True),
-            Column("crosses its baseline\nat epoch", tuple(_crossing(trend.crossing) for trend in shown)),
+            Column("crosses its baseline\nat epoch", tuple(_crossing(trend.crossing, mode) for trend in shown)),
             Column("power law\nceiling, 95 % interval", tuple(_ceiling(trend.power) for trend in shown), right=True),
             Column("\nruns", tuple(str(trend.runs) for trend in shown), right=True),
         ],
@@ -137,14 +139,15 @@ def _hidden(found: Holdout | Undetermined) -> str:
     return f"{found.mean_absolute:.2g} ({100 * found.inside:.0f} %)" if isinstance(found, Holdout) else ""
 
 
-def _crossing(found: Crossing | NoCrossing | None) -> str:
+def _crossing(found: Crossing | NoCrossing | None, mode: Mode) -> str:
     if found is None:
         return ""
     if isinstance(found, NoCrossing):
         return "none within the horizon" if found.possible_from is None else "none; not excluded"
     low, high = (f"{end:,.0f}" if end is not None else "…" for end in (found.low, found.high))
     star = " *" if found.extrapolated else ""
-    return f"{found.epoch:,.0f} [{low}, {high}] {'overtakes' if found.rises else 'falls behind'}{star}"
+    way = "overtakes" if found.rises == (mode == "max") else "falls behind"
+    return f"{found.epoch:,.0f} [{low}, {high}] {way}{star}"
 
 
 def _ceiling(fit: PowerFit | Undetermined) -> str:

@@ -75,7 +75,7 @@ def located(config: ModelConfig, setup: Setup) -> ModelConfig:
     sweep, trial = config.of_sweep
     if setup.results is None:
         raise WeightsError(f"weights of sweep {sweep}: where its results are is not known here")
-    place = setup.results.parent / sweep / "weights" / f"{trial}.safetensors"
+    place = (setup.lenders or setup.results.parent) / sweep / "weights" / f"{trial}.safetensors"
     try:
         path = local_copy(place, cache_root() / "weights")
     except FileNotFoundError as error:

@@ -42,6 +42,8 @@ class Setup:
     preset: str = ""
     results: Folder | None = None
     """The sweep's folder; none leaves nothing behind."""
+    lenders: Folder | None = None
+    """Folder of the sweeps whose weights trials may borrow; none: where the sweep's folder lies."""
     data_root: Path | None = None
     weights_root: Path | None = None
     """Where weight files are looked for; none: where the data are."""

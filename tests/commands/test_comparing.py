@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,9 +83,8 @@ def write(store: Store, trial: TrialConfig, name: str, preset: str, cell: str, f
         cell=cell,
         attempt=1,
         seed=trial.seed,
-        dataset_variant="embedded",
         config=trial.flat(),
-        **found,
+        **{"dataset_variant": "embedded", **found},
     )
     store.write_trial(row)
     if (top1 := found.get("eval_top1")) is not None:
@@ -163,6 +163,76 @@ def test_what_did_not_complete_is_counted_and_never_averaged(made: Made) -> None
     assert "2 failed, 1 diverged, 1 due of 6" in text
 
 
+def test_a_trial_that_failed_before_its_data_were_there_changes_no_other_cell(made: Made, tmp_path: Path) -> None:
+    def outcome(trial: TrialConfig) -> Outcome:
+        early = trial.distillation.alpha == 0.9 and trial.optimizer.lr < 0.05 and trial.seed == 1
+        return {"status": Status.FAILED, "reason": "no weights", "dataset_variant": None} if early else complete(trial)
+
+    whole = {result.label: result for result in only(made(), "deit_reverse").results}
+    shutil.rmtree(tmp_path / "results")
+    for result in only(made("deit_reverse", "quick", outcome), "deit_reverse").results:
+        assert result.tuned == whole[result.label].tuned
+        assert result.counts.failed == (result.factors.get("distillation.alpha") == 0.9)
+
+
+def test_settings_compete_where_every_cell_has_tried_them(made: Made) -> None:
+    def outcome(trial: TrialConfig) -> Outcome:
+        untried = trial.distillation.alpha == 0.9 and trial.optimizer.lr > 0.05
+        return None if untried else complete(trial)
+
+    table = only(made("deit_reverse", "quick", outcome), "deit_reverse")
+    assert {result.tuned["optimizer.lr"] for result in table.results} == {0.03}
+    assert "cells have tried 1 to 2 settings; only the 1 tried in every cell compete" in table.notes
+
+
+def test_one_configuration_is_one_trial_whoever_made_it(made: Made) -> None:
+    root = made()
+    store = Store(root / "deit_reverse")
+    config = load_sweep("deit_reverse", "quick", [], {}, None)
+    older = {trial.trial_id: trial for trial in make_plan(config).trials()}
+    for trial in older.values():
+        trial.__dict__["trial_id"] = f"old{trial.trial_id[3:]}"  # as an earlier recipe named it
+        found = {"status": Status.COMPLETE, "test_top1": 1.0, "eval_top1": 1.0}
+        write(store, trial, "deit_reverse", "quick", "", found)
+    table = only(root, "deit_reverse")
+    assert {result.test.n for result in table.results if result.test} == {3}
+    assert any(f"{len(older)} trials of other versions left out" in note for note in table.notes)
+
+
+def test_seeds_first_leaves_nothing_due_and_compares_the_selected_setting(made: Made) -> None:
+    def outcome(trial: TrialConfig) -> Outcome:
+        wanted = trial.seed == 0 or trial.optimizer.lr > 0.05
+        return complete(trial) if wanted else None
+
+    table = only(made("deit_reverse", "quick", outcome, "tune.seeds=first"), "deit_reverse")
+    for result in table.results:
+        assert result.counts.due == 0
+        assert result.test is not None
+        assert result.test.n == 3
+
+
+def test_what_is_due_is_only_said_of_the_preset_that_was_run_last(made: Made) -> None:
+    made()
+    quick = only(made("deit_reverse", "small"), "deit_reverse", preset="quick")
+    assert {result.counts.due for result in quick.results} == {0}
+    assert any("what is still due is not known" in note for note in quick.notes)
+
+
+def test_a_trial_of_two_sweeps_counts_once(made: Made) -> None:
+    root = made()
+    shutil.copytree(root / "deit_reverse", root / "again")
+    by = ("distillation.alpha", "distillation.type", "dataset.train_size")
+    joint, alone = only(root, by=by), only(root, "deit_reverse", by=by)
+    assert joint.results == alone.results
+    assert joint.budget == alone.budget
+    assert len(joint.reproductions) == len(alone.reproductions)
+
+
+def test_selecting_on_the_test_set_is_refused(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deit_reverse", "--metric", "test_top1", "--results", str(made())]) == 2
+    assert "selected on validation" in capsys.readouterr().err
+
+
 def test_presets_data_and_train_sizes_are_never_averaged_together(made: Made) -> None:
     made()
     root = made("deit_reverse", "small", described=False)
@@ -179,7 +249,7 @@ def test_by_a_key_everything_else_is_tuned(made: Made) -> None:
     assert set(hard.tuned) == {"distillation.alpha", "optimizer.lr"}
     # Alpha adds to the accuracy, so the larger is selected.
     assert hard.tuned["distillation.alpha"] == 0.9
-    assert any("tuning" in note for note in table.notes)
+    assert any("tuned harder" in note for note in table.notes)
 
 
 def test_without_the_sweeps_description_every_key_that_differs_makes_cells(made: Made) -> None:
