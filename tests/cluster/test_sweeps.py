@@ -43,6 +43,7 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
         "comparison.md",
         "comparison.png",
         "curves.png",
+        "predictions",
     }
     assert expected <= names
     assert [path.suffix for path in (folder / "trials").iterdir()] == [".parquet"]
@@ -53,7 +54,9 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
     (entry,) = json.loads((folder / "manifest.json").read_text())["runs"]
     assert entry["exit_code"] == 0
     assert entry["trials"] == {"complete": 8}
-    assert len(list((folder / "tensorboard").iterdir())) == 8
+    assert len(list((folder / "predictions").iterdir())) == 8
+    # A run a trial, and one for the comparison.
+    assert len(list((folder / "tensorboard").iterdir())) == 9
 
 
 def test_it_writes_nowhere_else(whole: subprocess.CompletedProcess[str], sweeps: Sweeps, tmp_path: Path) -> None:
