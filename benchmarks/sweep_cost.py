@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.pairs import Claim, arguments, interleaved, show, timed
+from benchmarks.view_accuracy import run_one
 from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
 from raybench.training.preparation import ensure_teacher, teacher_folder
 from raybench.training.recorder import Setup
-from raybench.training.trial import run_trial
 
 ALPHAS, RATES = (0.1, 0.3, 0.5, 0.7, 0.9), (0.01, 0.03)
 PUBLISHED_LIVE = 4.44
@@ -102,11 +102,6 @@ class Sweeps:
         setup = Setup(**{**self.setup.__dict__, "results": self.folder / f"results-{self.turn}"})
         done = [self.pool.submit(run_one, each.model_dump_json(), setup) for each in trials]
         assert all(each.result() == Status.COMPLETE for each in done)
-
-
-def run_one(config: str, setup: Setup) -> str:
-    """A trial in a worker."""
-    return run_trial(TrialConfig.model_validate_json(config), setup).status
 
 
 def random_cifar(folder: Path, images: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import polars as pl
 
@@ -29,9 +29,6 @@ from raybench.results.storage import Folder, entries, read
 from raybench.results.store import Store
 from raybench.search.outcomes import Outcomes
 from raybench.search.search import Search
-
-Format = Literal["md", "html", "csv", "latex", "json"]
-FORMATS: tuple[str, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Compared:
         return sheets
 
     def text(self, form: str) -> str:
-        """All of it in one of FORMATS."""
+        """All of it as md, html, csv, latex or json."""
         if form == "csv":
             return as_csv(records(self.results, self.price_per_hour))
         if form == "json":
@@ -177,7 +174,8 @@ def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
 
 
 def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Asked) -> Compared:
-    read_configs = {name: sweep_as_run(store, name, preset) for name, store in stores.items()}
+    kept = {name: as_run(store, preset) for name, store in stores.items()}
+    read_configs = {name: config or as_shipped(name, preset) for name, config in kept.items()}
     configs = {name: each for name, each in read_configs.items() if each is not None}
     config = next(iter(configs.values()), None)
     metric = asked.metric or (config.metric.name if config else "eval_top1")
@@ -204,8 +202,8 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     if config is None:
         notes.append("no sweep.yaml: what was merely tuned is not known, so every key that differs makes cells")
     elif len(stores) == 1 and not asked.by:
-        (store,) = stores.values()
-        if as_run(store, preset) is not None:
+        ((name, store),) = stores.items()
+        if kept[name] is not None:
             cells = _with_due(found, config, store)
         else:
             notes.append(f"axes of {config.name} as it is shipped: what is still due is not known")
@@ -245,9 +243,11 @@ def as_run(store: Store, preset: str) -> SweepConfig | None:
 
 def sweep_as_run(store: Store, name: str, preset: str) -> SweepConfig | None:
     """The sweep as it was run last with this preset, else as it is shipped; none where there is neither."""
-    kept = as_run(store, preset)
-    if kept is not None:
-        return kept
+    return as_run(store, preset) or as_shipped(name, preset)
+
+
+def as_shipped(name: str, preset: str) -> SweepConfig | None:
+    """The sweep of this name as its file has it; none where there is none."""
     try:
         return load_sweep(name, preset, [], {}, None)
     except ConfigError:

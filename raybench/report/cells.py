@@ -17,6 +17,7 @@ from raybench.config.plan import Cell, Setting, cell_factors, label
 from raybench.config.recorded import PREFIX, recorded_trial
 from raybench.config.trial import TrialConfig, get, trial_keys
 from raybench.errors import ResultsError
+from raybench.results.schema import SETTLED
 
 SPLIT = ("dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
 """Keys that say which images a trial learned from and was judged on: two values of one are never averaged together."""
@@ -24,8 +25,6 @@ NEVER_COMPARED = ("seed", "dataset.path", "dataset.test_path", "distillation.tea
 """Keys that repeat a trial, or say where things lie rather than what."""
 OF_ROWS = ("preset", "dataset_variant")
 """Columns of a row, beside the configuration, whose values are never averaged together."""
-SETTLED = ("complete", "failed", "diverged", "pruned")
-"""Statuses of trials whose setting has been tried."""
 
 
 @dataclass(frozen=True)
