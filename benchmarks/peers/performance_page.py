@@ -45,7 +45,7 @@ def line(found: dict[str, Any]) -> str:
     """A row of the table."""
     kinds = {"ours / peer": "at most ", "ours - peer": "interval holds "}
     least = "" if found.get("bar") is None else kinds.get(str(found.get("ratio_is")), "at least ")
-    if found.get("peer") is None and found.get("bar") is not None:
+    if found.get("bar") is not None and (found.get("peer") is None or found.get("bar_is") == "ours at most"):
         least = "at most "
     holds = {True: "holds", False: "**missed**", None: ""}[found.get("holds")]
     unit = found.get("unit", "")

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from raybench.errors import ResultsError
-from raybench.results.parts import UNREADABLE, decode, encode
+from raybench.results.parquet import UNREADABLE, decode, encode
 from raybench.results.schema import to_arrow
 from raybench.results.storage import Folder, read, write_atomically
 
@@ -40,7 +40,7 @@ class Predictions:
 def write_predictions(folder: Folder, trial_id: str, labels: Sequence[int], predictions: Sequence[int]) -> None:
     """Keep a trial's predictions in the sweep's `folder`. Raises ResultsError when they cannot be written."""
     frame = pl.DataFrame({"label": labels, "prediction": predictions}, {"label": pl.UInt16, "prediction": pl.UInt16})
-    write_atomically(_path(folder, trial_id), encode(to_arrow(frame, SCHEMA), large=True))
+    write_atomically(_path(folder, trial_id), encode(to_arrow(frame, SCHEMA), compress=True))
 
 
 def read_predictions(folder: Folder, trial_id: str) -> Predictions:

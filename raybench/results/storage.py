@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -158,6 +159,60 @@ def read(path: Folder) -> bytes:
     with _told(path, absent_is_told=False):
         content: bytes = path.fs.cat_file(path.path)
         return content
+
+
+def read_range(path: Folder, start: int, end: int) -> bytes:
+    """The bytes of a file from `start` to `end`, as many of them as there are. Raises as `read` does."""
+    if not isinstance(path, Path):
+        with _told(path, absent_is_told=False):
+            content: bytes = path.fs.cat_file(path.path, start=start, end=end)
+            return content
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while start < end and (part := os.pread(descriptor, end - start, start)):
+            parts.append(part)
+            start += len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def read_ranges(path: Folder, size: int, ranges: Iterable[tuple[int, int]]) -> memoryview:
+    """A view as long as the file, of which only these ranges (start, end) are read; all else is zeros and no memory.
+
+    What lies beyond the file's end stays zeros too. Raises as `read` does, and ValueError for an empty file.
+    """
+    view = memoryview(mmap.mmap(-1, size))  # memory that takes no place before it is written to
+    wanted = [*_joined(ranges)]
+    if not isinstance(path, Path):
+        with _told(path, absent_is_told=False):
+            found = each(lambda span: path.fs.cat_file(path.path, start=span[0], end=span[1]), wanted)
+        for (start, _), content in zip(wanted, found, strict=True):
+            view[start : start + len(content)] = content
+        return view
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for start, end in wanted:
+            done = start
+            while done < end and (count := os.preadv(descriptor, [view[done:end]], done)):
+                done += count
+    finally:
+        os.close(descriptor)
+    return view
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The ranges in order, those that touch as one."""
+    start = end = 0
+    for begin, stop in sorted(ranges):
+        if begin > end:
+            if start < end:
+                yield start, end
+            start = begin
+        end = max(end, stop)
+    if start < end:
+        yield start, end
 
 
 def local_copy(path: Folder, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The tables of one sweep: small parts that trials replace after every epoch, compacted into one file a table.
+"""The tables of one sweep: small parts that trials replace after every epoch, compacted into few large files.
 
 Every file is written whole or not at all, so whatever dies, what was finished stays. A trial and the driver never write
 the same file, nor do two attempts of a trial: readers take the highest attempt, and a late writer of a lower one
@@ -7,13 +7,16 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 from filelock import FileLock
 
-from raybench.results.parts import PART, PartFile, Table, encode
+from raybench.results.compact import as_text
+from raybench.results.compaction import compact_table
+from raybench.results.parquet import encode
+from raybench.results.parts import PART, Table, Wanted
 from raybench.results.schema import (
     SETTLED,
     EpochRow,
@@ -22,17 +25,14 @@ from raybench.results.schema import (
     epoch_row,
     epoch_schema,
     epoch_table,
-    to_arrow,
     trial_schema,
     trial_table,
 )
-from raybench.results.storage import Folder, check_writable, create, each, explain, remove, write_atomically
+from raybench.results.storage import Folder, check_writable, explain, write_atomically
 
-STALE_AFTER_S = 3600.0
-"""Age at which a temporary file has certainly lost its writer."""
 INTERNAL = ("_path", "_age")
-Chooser = Callable[[pl.DataFrame], pl.DataFrame]
-"""Which of a trial's rows count."""
+PRECEDENCE = frozenset({"status", "written_by"})
+"""Columns that say which of a trial's rows counts."""
 
 
 class Store:
@@ -62,22 +62,42 @@ class Store:
         path = self._part(self._epochs, trial_id, attempt, "")
         write_atomically(path, encode(epoch_table(trial_id, attempt, rows)))
 
-    def trials(self) -> pl.DataFrame:
+    def trials(self, columns: Iterable[str] | None = None, *, categories: bool = False) -> pl.DataFrame:
         """One row a trial, that of its highest attempt, by trial_id; columns of `trial_schema()` and any others.
 
+        With `columns` those of them that there are, which takes little time however many trials and columns there are,
+        and less with `categories`: text may then come as such.
         Within an attempt the driver's row counts only where the trial's own is not settled; its empty columns are then
         filled from the trial's own row. Files that cannot be read are left out and named in `skipped`.
         """
-        rows, _ = self._trials.read()
-        return _one_row_a_trial(rows)
+        if columns is None:
+            return _one_row_a_trial(self._trials.read()[0])
+        asked = list(dict.fromkeys(columns))
+        rows = self._trials.read_alone(asked)
+        if rows is None:
+            rows = _one_row_a_trial(self._trials.read(Wanted(columns=PRECEDENCE.union(asked)))[0])
+        return _only(rows if categories else as_text(rows), asked)
 
-    def epochs(self, trial_ids: Iterable[str] | None = None) -> pl.DataFrame:
+    def epochs(self, trial_ids: Iterable[str] | None = None, columns: Iterable[str] | None = None) -> pl.DataFrame:
         """One row a trial and epoch, of each trial's highest attempt, in order of both; all or those named.
 
-        Files that cannot be read are left out and named in `skipped`.
+        With `columns` those of them that there are. What is not asked for is not read from compact files, so damage
+        there goes unnoticed; other files that cannot be read are left out and named in `skipped`.
         """
-        rows, _ = self._epochs.read(None if trial_ids is None else set(trial_ids))
-        return _last_attempt_epochs(rows)
+        ids = None if trial_ids is None else frozenset(trial_ids)
+        if columns is None:
+            return _last_attempt_epochs(self._epochs.read(Wanted(ids))[0])
+        asked = list(dict.fromkeys(columns))
+        rows, _ = self._epochs.read(Wanted(ids, frozenset(["epoch", *asked])))
+        return _only(_last_attempt_epochs(rows), asked)
+
+    def final_epochs(self, columns: Iterable[str]) -> pl.DataFrame:
+        """Of `epochs`, the last row of each trial; those of `columns` that there are."""
+        asked = list(dict.fromkeys(columns))
+        rows, _ = self._epochs.read(Wanted(columns=frozenset(["epoch", *asked]), last=True))
+        rows = _last_attempt_epochs(rows)
+        last = pl.col("trial_id").ne_missing(pl.col("trial_id").shift(-1))
+        return _only(rows.filter(last), asked)
 
     def last_epochs(self, trial_id: str) -> list[EpochRow]:
         """The epochs of the trial's highest attempt, to go on from; empty when there are none."""
@@ -85,7 +105,7 @@ class Store:
 
     def status_at(self, trial_id: str, attempt: int) -> str | None:
         """How the trial stood when `attempt` was its last; none when nothing of it is there."""
-        rows, _ = self._trials.read({trial_id})
+        rows, _ = self._trials.read(Wanted(frozenset([trial_id]), PRECEDENCE))
         found = _one_row_a_trial(rows.filter((pl.col("trial_id") == trial_id) & (pl.col("attempt") <= attempt)))
         return found["status"].item() if found.height else None
 
@@ -93,7 +113,7 @@ class Store:
         """1 + the highest attempt of which anything was ever written, readable or not; 1 when there is none."""
         highest = 0
         for table in (self._trials, self._epochs):
-            rows, _ = table.read({trial_id})
+            rows, _ = table.read(Wanted(frozenset([trial_id]), frozenset()))
             begun = [file.attempt for file in table.files({trial_id}) if file.attempt is not None]
             highest = max([highest, *begun, *rows["attempt"].drop_nulls()])
         return highest + 1
@@ -110,10 +130,11 @@ class Store:
             check_writable(self.folder)
 
     def compact(self) -> None:
-        """Puts the parts of settled trials into one file a table; the tables stay equal, also when killed at any point.
+        """Puts the parts of settled trials into few files; the tables stay equal, also when killed at any point.
 
-        May be called at any time, while trials write too. Rows of trials that are not settled, and files that cannot be
-        read, stay where they are. Raises ResultsError when the disk is full or not writable; nothing is lost then.
+        A compact file that is large is left alone, so that it costs what has come since the last time. May be called at
+        any time, while trials write too. Rows of trials that are not settled, and files that cannot be read, stay where
+        they are. Raises ResultsError when the disk is full or not writable; nothing is lost then.
         """
         if not isinstance(self.folder, Path):
             self._compact()  # a compact file is put only where there is none of its name
@@ -128,35 +149,12 @@ class Store:
             raise explain(error, self.folder) from error
 
     def _compact(self) -> None:
-        rows, files = self._trials.read()
+        rows, _ = self._trials.read(Wanted(columns=PRECEDENCE))
         final = _one_row_a_trial(rows).filter(pl.col("status").is_in([*SETTLED]))
-        settled = dict(zip(final["trial_id"], final["attempt"], strict=True))
+        settled = dict(final.select("trial_id", "attempt").iter_rows())
         # Epochs first: no trial's row says that it is settled and compact while its epochs are neither here nor there.
-        self._compact_table(self._epochs, *self._epochs.read(), settled, _last_attempt_epochs)
-        self._compact_table(self._trials, rows, files, settled, _one_row_a_trial)
-
-    def _compact_table(
-        self, table: Table, rows: pl.DataFrame, files: list[PartFile], settled: dict[str, int], chosen: Chooser
-    ) -> None:
-        """`settled` is the attempt that settled each trial; a later one, run again, is none of our business."""
-        old = [file for file in files if file.trial_id is None]
-        parts = [file for file in files if (file.attempt or 0) <= settled.get(file.trial_id or "", -1)]
-        _remove_stale(table.folder)
-        if not parts and len(old) <= 1:
-            return
-        last = pl.col("trial_id").replace_strict(settled, default=-1, return_dtype=pl.Int64)
-        done = rows.filter(pl.col("attempt") <= last)
-        # An earlier compact file may hold the last attempt of a trial that is being run again.
-        kept = rows.filter((last == -1) & pl.col("_path").is_in([str(file.path) for file in old]))
-        whole = pl.concat([chosen(done), chosen(kept)])
-        number = 1 + max((file.age for file in table.files(set())), default=0)
-        path = table.folder / f"compact-{number}.parquet"
-        content = encode(to_arrow(whole, table.schema), large=True)
-        if isinstance(path, Path):
-            write_atomically(path, content)
-        elif not create(path, content):
-            return  # another compaction was quicker
-        each(PartFile.remove_unchanged, [*old, *parts])
+        compact_table(self._epochs, settled, _last_attempt_epochs)
+        compact_table(self._trials, settled, _one_row_a_trial)
 
     def _part(self, table: Table, trial_id: str, attempt: int, suffix: str) -> Folder:
         name = f"{trial_id}-a{attempt}{suffix}.parquet"
@@ -166,8 +164,21 @@ class Store:
         return table.folder / name
 
 
+def _only(rows: pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
+    return rows.select(name for name in columns if name in rows.columns)
+
+
 def _one_row_a_trial(rows: pl.DataFrame) -> pl.DataFrame:
     """By precedence: highest attempt; in it the trial's own row if settled, else the driver's, else the trial's own."""
+    several = rows["trial_id"].is_duplicated()
+    chosen = rows.filter(~several)
+    if several.any():
+        chosen = pl.concat([chosen, _by_precedence(rows.filter(several))])
+    chosen = chosen.drop(*INTERNAL)
+    return chosen if chosen["trial_id"].is_sorted() else chosen.sort("trial_id")
+
+
+def _by_precedence(rows: pl.DataFrame) -> pl.DataFrame:
     own = pl.col("written_by") != "driver"
     order = pl.when(own & pl.col("status").is_in([*SETTLED])).then(0).when(~own).then(1).otherwise(2).alias("_order")
     rows = (
@@ -182,8 +193,7 @@ def _one_row_a_trial(rows: pl.DataFrame) -> pl.DataFrame:
     filled = (
         rows.filter(by_driver & ~alone).group_by("trial_id", maintain_order=True).agg(pl.all().drop_nulls().first())
     )
-    chosen = pl.concat([rows.filter(plain), filled.select(rows.columns)])
-    return chosen.drop(*INTERNAL, "_order").sort("trial_id")
+    return pl.concat([rows.filter(plain), filled.select(rows.columns)]).drop("_order")
 
 
 def _last_attempt_epochs(rows: pl.DataFrame) -> pl.DataFrame:
@@ -193,16 +203,3 @@ def _last_attempt_epochs(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.filter(last).filter(counts).sort("trial_id", "epoch", maintain_order=True)
     # A part that someone copied under another name is no second training.
     return rows.unique(["trial_id", "epoch"], keep="first", maintain_order=True).drop(*INTERNAL)
-
-
-def _remove_stale(folder: Folder) -> None:
-    """Deletes temporary files whose writers were killed long ago; an object store has none."""
-    if not isinstance(folder, Path):
-        return
-    for path in folder.glob(".*.tmp"):
-        try:
-            newest = folder.stat().st_mtime  # the file server's clock, not ours
-            if newest - path.stat().st_mtime > STALE_AFTER_S:
-                remove([path])
-        except OSError:
-            continue

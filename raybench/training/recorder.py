@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import statistics
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from raybench.config.trial import TrialConfig
 from raybench.results.predictions import write_predictions
-from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.schema import EpochRow, Status, TrialRow, coarse
 from raybench.results.storage import Folder, write_atomically
 from raybench.results.store import Store
 from raybench.training.checkpoints import Checkpoints, State
@@ -194,15 +195,16 @@ class Recorder:
     def epoch(self, epoch: Epoch, memory_mib: float) -> None:
         """Commit an epoch's row, then show it. `memory_mib` is what it took of the device or of the process."""
         begun = time.perf_counter()
-        phases = {f"{phase}_time": spent for phase, spent in epoch.phases.items()}
+        # Down, and the whole of them up, so that they never add up to more than it.
+        phases = {f"{phase}_time": coarse(spent, math.floor) for phase, spent in epoch.phases.items()}
         row = EpochRow(
             trial_id=self.config.trial_id,
             attempt=self.row.attempt,
             epoch=epoch.epoch,
             lr=epoch.lr,
-            train_time=epoch.train_time,
-            eval_time=epoch.eval_time,
-            train_samples_per_sec=epoch.train_samples_per_sec,
+            train_time=coarse(epoch.train_time, math.ceil),
+            eval_time=coarse(epoch.eval_time),
+            train_samples_per_sec=coarse(epoch.train_samples_per_sec),
             parts=epoch.parts,
             **_columns(epoch.metrics | phases, EpochRow),
         )

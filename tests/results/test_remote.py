@@ -16,6 +16,7 @@ from safetensors.torch import load
 from raybench.commands.comparing import Asked, compare_sweeps, sweeps_in
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
+from raybench.results import queries
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
 from raybench.results.schema import Status
@@ -75,6 +76,10 @@ def test_the_tables_are_those_of_a_local_disk(rows: Rows, remote: Folder, tmp_pa
         "trials/compact-2.parquet",
     ]
     assert files(remote) == compacts
+    for again in (there, Store(folder_at(str(remote)))):
+        assert_frame_equal(queries.final_epochs(again, "lr"), queries.final_epochs(here, "lr"))
+        assert_frame_equal(queries.curve(again, "a", "lr"), queries.curve(here, "a", "lr"))
+        assert_frame_equal(queries.summary(again, "eval_top1"), queries.summary(here, "eval_top1"))
     there.write_trial(rows.trial("c", Status.COMPLETE, eval_top1=9.0))
     assert there.trials().filter(pl.col("trial_id") == "c")["eval_top1"].to_list() == [9.0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from raybench.config.trial import DatasetConfig, DistillationConfig, ModelConfig
 from raybench.errors import ResultsError
 from raybench.results.schema import (
     SETTLED,
+    TIME_BITS,
     EpochRow,
     Status,
     TrialRow,
+    coarse,
     epoch_schema,
     epoch_table,
     trial_schema,
@@ -124,3 +127,12 @@ def test_rows_are_written_without_pandas(tmp_path: Path) -> None:
 
 def test_only_running_is_due() -> None:
     assert set(Status) - SETTLED == {Status.RUNNING}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 4095.0, 2.0**-20, 3.1415926, 1234.5678, 1e-7, float("inf")])
+def test_times_are_kept_to_so_many_bits(seconds: float) -> None:
+    below, near, above = coarse(seconds, math.floor), coarse(seconds), coarse(seconds, math.ceil)
+    assert below <= seconds <= above
+    assert near in (below, above)
+    assert coarse(near) == near, "once is enough, as when a trial goes on from its rows"
+    assert near == pytest.approx(seconds, rel=2**-TIME_BITS)

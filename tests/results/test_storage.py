@@ -19,6 +19,8 @@ from raybench.results.storage import (
     entries,
     folder_at,
     read,
+    read_range,
+    read_ranges,
     remove,
     stamp,
     write_atomically,
@@ -60,6 +62,30 @@ def test_addresses_that_cannot_hold_results(address: str, told: str) -> None:
     with pytest.raises(ResultsError, match=told) as raised:
         folder_at(address)
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_ranges_of_a_file(request: pytest.FixtureRequest, tmp_path: Path, remote: bool) -> None:
+    folder = request.getfixturevalue("s3") if remote else tmp_path
+    content = bytes(range(1, 256)) * 40
+    write_atomically(folder / "x", content)
+    ranges = [(9000, 9010), (0, 4), (2, 8), (8, 10), (500, 500), (len(content) - 3, len(content))]
+    view = read_ranges(folder / "x", len(content), ranges)
+    assert len(view) == len(content)
+    for start, end in [(0, 10), (9000, 9010), (len(content) - 3, len(content))]:
+        assert view[start:end] == content[start:end]
+    assert not any(view[10:9000])
+    assert not any(view[9010:-3])
+    assert read_range(folder / "x", 9000, 9010) == content[9000:9010]
+    with pytest.raises(FileNotFoundError):
+        read_ranges(folder / "none", 10, [(0, 10)])
+    with pytest.raises(FileNotFoundError):
+        read_range(folder / "none", 0, 10)
+
+
+def test_ranges_beyond_the_end_are_zeros(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert bytes(read_ranges(tmp_path / "x", 6, [(1, 6)])) == b"\0bc\0\0\0"
 
 
 def test_without_the_package_it_says_what_to_install() -> None:

@@ -13,7 +13,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from raybench.errors import ResultsError
-from raybench.results.schema import EpochRow, Status
+from raybench.results import parts
+from raybench.results.schema import EpochRow, Status, epoch_schema
 from raybench.results.store import Store
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ ZYGOTE = '''
 """Forks children that act on copies of a template and are killed: before the Nth change of a file, or somewhere."""
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
+from raybench.results import compaction, parts
 from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
 
@@ -116,6 +118,7 @@ def die_before(number, folder):
     sys.addaudithook(watch)
 
 kind, template, out, limit = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+parts.LARGE_VALUES, compaction.TRIALS_AT_A_TIME = int(sys.argv[5]), 2
 random.seed(0)
 fates = []
 for number in range(1, limit + 1):
@@ -141,11 +144,14 @@ print(json.dumps(fates))
 '''
 
 
-def kill(kind: str, template: Path, out: Path, limit: int) -> list[int]:
-    """Exit codes of the children, each on a copy of its own in `out`/1, `out`/2 …; -9 is killed, 0 is done."""
+def kill(kind: str, template: Path, out: Path, limit: int, large: int = parts.LARGE_VALUES) -> list[int]:
+    """Exit codes of the children, each on a copy of its own in `out`/1, `out`/2 …; -9 is killed, 0 is done.
+
+    `large`: values of a compact file that is left alone.
+    """
     out.mkdir()
     # A process that has imported but not yet used polars may fork; this one, whose threads run, may not.
-    command = [sys.executable, "-c", ZYGOTE, kind, str(template), str(out), str(limit)]
+    command = [sys.executable, "-c", ZYGOTE, kind, str(template), str(out), str(limit), str(large)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=True, cwd=Path(__file__).parents[2]
     )
@@ -186,6 +192,53 @@ def test_compaction_killed_at_every_step(rows: Rows, tmp_path: Path) -> None:
             assert again.skipped == []
             again.compact()
         assert len(rows.files(folder)) == 4, rows.files(folder)
+    assert half_done > 3, "no kill hit the middle of a compaction"
+
+
+@pytest.mark.scenario(15)
+def test_compaction_into_several_files_killed_at_every_step(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One large file there, a small one that is merged, and parts for two more; a trial of the large one run again."""
+    large = 8 * len(epoch_schema())
+    monkeypatch.setattr(parts, "LARGE_VALUES", large)
+    template = tmp_path / "template"
+    store = Store(template)
+    for trial_ids in (["old"], ["older"]):
+        for trial_id in trial_ids:
+            store.write_trial(rows.trial(trial_id))
+            store.write_epochs(trial_id, 1, rows.epochs(trial_id, count=8 if trial_id == "old" else 3))
+        store.compact()
+    assert [name for name in rows.files(template) if name.startswith("epochs")] == [
+        "epochs/compact-1.parquet",
+        "epochs/compact-2.parquet",
+    ]
+    for trial_id, attempt in (("a", 1), ("b", 1), ("c", 1), ("d", 1), ("old", 2)):
+        store.write_trial(rows.trial(trial_id, attempt=attempt))
+        store.write_epochs(trial_id, attempt, rows.epochs(trial_id, attempt, count=4, lr=float(attempt)))
+    trials, table = store.trials(), store.epochs()
+    fates = kill("compact", template, tmp_path / "out", 80, large)
+    assert set(fates[:-1]) == {-9}
+    assert fates[-1] == 0
+    assert [name for name in rows.files(tmp_path / "out" / str(len(fates))) if name.startswith("epochs")] == [
+        f"epochs/compact-{number}.parquet" for number in (1, 3, 4, 5)
+    ]
+    half_done = 0
+    for number in range(1, len(fates) + 1):
+        folder = tmp_path / "out" / str(number)
+        again = Store(folder)
+        half_done += len(rows.files(folder)) not in (
+            len(rows.files(template)),
+            len(rows.files(folder.parent / str(len(fates)))),
+        )
+        for _ in range(2):
+            assert_frame_equal(again.trials(), trials)
+            assert_frame_equal(again.epochs(), table)
+            ends = table.filter(pl.col("epoch") == pl.col("epoch").max().over("trial_id"))
+            assert_frame_equal(Store(folder).final_epochs(table.columns), ends)
+            assert again.skipped == []
+            again.compact()
+        assert all(name.partition("/")[2].startswith("compact") for name in rows.files(folder)), rows.files(folder)
     assert half_done > 3, "no kill hit the middle of a compaction"
 
 
@@ -254,6 +307,42 @@ def test_reading_while_others_compact(rows: Rows, tmp_path: Path) -> None:
     assert process.wait() == 0
     process.stdout.close()
     assert rows.files(tmp_path) == ["trials/compact-12.parquet"]
+
+
+@pytest.mark.scenario(17)
+def test_asking_for_part_of_it_while_others_compact_into_several_files(
+    rows: Rows, tmp_path: Path, start: Start
+) -> None:
+    code = """
+    import sys; from pathlib import Path; from dataclasses import replace
+    from raybench.results import compaction, parts
+    from raybench.results.store import Store; from raybench.results.schema import EpochRow, TrialRow, Status
+    parts.LARGE_VALUES, compaction.TRIALS_AT_A_TIME = 19 * 6, 2
+    store = Store(Path(sys.argv[1]))
+    row = TrialRow(trial_id='n0', sweep='s', preset='p', cell='c', status=Status.COMPLETE, attempt=1, seed=0)
+    for number in range(24):
+        name = f'n{number}'
+        store.write_epochs(name, 1, [EpochRow(trial_id=name, attempt=1, epoch=1 + i, lr=i) for i in range(3)])
+        store.write_trial(replace(row, trial_id=name))
+        if number % 4 == 3:
+            print(number, flush=True)
+            store.compact()
+    """
+    store = Store(tmp_path)
+    store.write_epochs("fixed", 1, rows.epochs("fixed", count=3))
+    process = start(code, tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        wanted = {"fixed", *(f"n{number}" for number in range(int(line) + 1))}
+        for known in (store, Store(tmp_path)):
+            ends = known.final_epochs(["trial_id", "epoch"])
+            assert wanted <= set(ends["trial_id"])
+            assert set(ends["epoch"]) == {3}
+            some = known.epochs(["fixed", f"n{line.strip()}"], ["trial_id", "epoch"])
+            assert some.rows() == [(name, epoch) for name in ("fixed", f"n{line.strip()}") for epoch in (1, 2, 3)]
+            assert known.skipped == []
+    assert process.wait() == 0
+    assert len([name for name in rows.files(tmp_path / "epochs") if name.startswith("compact")]) > 5
 
 
 # --- several at once ---

@@ -212,7 +212,8 @@ def test_all_images(digits: Digits, tmp_path: Path) -> None:
     found = digits.row(tmp_path, trial)
     assert found["config/dataset.train_size"] == "all"
     # 97 images in 4 steps of 32; the one left over joins the last.
-    assert found["train_samples_per_sec"] * found["train_time"] == pytest.approx(97)
+    # Both are kept to 12 bits, one to the nearest, one upwards.
+    assert found["train_samples_per_sec"] * found["train_time"] == pytest.approx(97, rel=2**-12 + 2**-11)
 
 
 def test_what_ran_before_in_the_process_changes_no_bit(digits: Digits, finished: Cached, tmp_path: Path) -> None:
