@@ -20,6 +20,8 @@ from raybench.results.store import Store
 NAME = "smoke"
 TIMES = {"s", "h", "images/s", "MiB", "UTC"}
 """Units of columns that differ from run to run."""
+MEASURED = ("(s)", "(MiB)", "(1/s)", "device hours")
+"""How the headings of such columns end in a printed table."""
 HISTORY = {"attempt", "failures", "node", "written_by"}
 """Columns that tell how a trial came about rather than what came of it."""
 
@@ -145,7 +147,7 @@ def _again(before: Sequence[Rows], end: Rows) -> int:
 
 
 def table_without_times(folder: Path) -> str:
-    """comparison.md without its columns of seconds."""
+    """comparison.md without its columns of times and memory."""
     path = folder / NAME / "comparison.md"
     if not path.exists():
         return "no comparison.md"
@@ -156,6 +158,6 @@ def table_without_times(folder: Path) -> str:
         if not line.startswith("|"):
             timed = set()
         elif not timed:
-            timed = {place for place, cell in enumerate(cells) if cell.endswith("(s)")}
+            timed = {place for place, cell in enumerate(cells) if cell.endswith(MEASURED)}
         kept.append("|".join(cell for place, cell in enumerate(cells) if place not in timed))
     return "\n".join(kept)
