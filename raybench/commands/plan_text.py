@@ -44,6 +44,7 @@ def estimate(sweep: Sweep) -> Estimate:
     # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
     share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
     seconds = sum(costs.values()) * share
+    side_by_side = max(seconds / sweep.local_width, max(costs.values(), default=0.0))  # no trial is split
     taught = sweep.by_teacher(due)
     teachers = sum(estimator.teacher_s(sweep.wanted(trials)) for trials in taught)
     if sweep.setup.gpu == 0:
@@ -51,7 +52,7 @@ def estimate(sweep: Sweep) -> Estimate:
         teachers /= max(1, (os.cpu_count() or 1) // sweep.setup.threads)
     return Estimate(
         costs,
-        wall_s=teachers + seconds / sweep.local_width + START_S,
+        wall_s=teachers + side_by_side + START_S,
         device_hours=(teachers + seconds * device_share(sweep.setup)) / 3600,
         logits=tuple(line for trials in taught for line in _logits(sweep, estimator, trials)),
     )

@@ -15,6 +15,7 @@ from raybench.commands.plan_text import estimate
 from raybench.commands.running import run_sweep
 from raybench.commands.sweeping import REOPENED, Sweep
 from raybench.results.schema import Status
+from raybench.training.cost import START_S, Estimator
 
 if TYPE_CHECKING:
     from .conftest import Settled
@@ -139,3 +140,15 @@ def test_asking_for_an_unknown_trial_starts_and_keeps_nothing(settled: Settled) 
     assert (code, out) == (2, "")
     assert f"--rerun {LATER}: no such trial in this sweep" in err
     assert not Path(settled.folder / REOPENED).exists()
+
+
+def test_the_time_of_a_plan_is_never_less_than_its_longest_trial(
+    settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time, seven trials of a second and one of 100 s."""
+    long = next(settled.plan().trials()).trial_id
+    monkeypatch.setattr(Estimator, "trial_s", lambda _, trial: 100.0 if trial.trial_id == long else 1.0)
+    sweep = loaded(settled)
+    monkeypatch.setattr(type(sweep), "local_width", 2)
+    monkeypatch.setattr(Estimator, "teacher_s", lambda *_: 0.0)
+    assert estimate(sweep).wall_s == 100.0 + START_S
