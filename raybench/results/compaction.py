@@ -78,11 +78,14 @@ class _Pile:
         """Whose rows these are."""
         self.done: set[str] = set()
         """Trials of all rows that were ever here."""
+        self.unreadable: set[Folder] = set()
+        """Files of which something was not read when it was wanted, and which stay."""
 
     def add_file(self, file: PartFile) -> bool:
         """Read a small compact file, with all else that there is of its trials. False as `add` says."""
         found, unreadable = self.table.load([file], columns=[])
         if unreadable:
+            self._leave(unreadable)
             return stamp(file.path) is not None
         return self.add(found["trial_id"].unique(), [file])
 
@@ -96,12 +99,20 @@ class _Pile:
         rows, unreadable = self.table.load([*parts_of_them, *self.compacts], ids)
         if any(stamp(path) is None for path in unreadable):
             return False
+        self._leave(unreadable)
         self.done |= ids
         self.compacts = [file for file in self.compacts if file not in files]
         self.rows.append(self.chosen(rows.filter(~pl.col("trial_id").is_in(self._settled_elsewhere(rows)))))
-        self.files += [file for file in (*files, *parts_of_them) if file.path not in unreadable]
+        self.files += [file for file in (*files, *parts_of_them) if file.path not in self.unreadable]
         values = sum(each.height for each in self.rows) * len(self.table.schema)
         return values < parts.LARGE_VALUES or self.write()
+
+    def _leave(self, unreadable: Iterable[Folder]) -> None:
+        """These stay; those of which nothing can be read are not tried again for each few trials."""
+        self.unreadable.update(unreadable)
+        self.compacts = [
+            file for file in self.compacts if file.path not in self.unreadable or self.table.compact(file) is not None
+        ]
 
     def _settled_elsewhere(self, rows: pl.DataFrame) -> list[str]:
         """Trials of which a large file has the row that counts: those stay where they are, and only there."""

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from raybench.results import compact, compaction, parts
 from raybench.results.schema import SETTLED, Status, epoch_schema, trial_schema
-from raybench.results.storage import entries
+from raybench.results.storage import Folder, entries, read
 from raybench.results.store import Store
 
 if TYPE_CHECKING:
@@ -187,6 +187,65 @@ def test_a_damaged_file_stays_and_is_named(rows: Rows, tmp_path: Path) -> None:
             "compact-1.parquet",
             "compact-2.parquet",
         ]
+
+
+def damage(path: Path, column: str) -> None:
+    """Flip a bit of a column's last group."""
+    metadata = pq.read_metadata(path)
+    chunk = metadata.row_group(metadata.num_row_groups - 1).column(metadata.schema.names.index(column))
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.scenario(14)
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_a_damaged_file_stays_though_older_rows_of_all_its_trials_are_elsewhere(
+    rows: Rows, tmp_path: Path, table: str
+) -> None:
+    """A compaction was killed before it removed what it had merged, and the disk damaged what it had written."""
+    store = Store(tmp_path)
+    for trial_id in ("a", "b"):
+        settle(rows, store, trial_id, value=1.0)
+    store.compact()
+    left = {path: path.read_bytes() for path in tmp_path.rglob("compact-1.parquet")}
+    settle(rows, store, "a", attempt=2, value=2.0)
+    store.compact()
+    whole = (damaged := tmp_path / table / "compact-2.parquet").read_bytes()
+    for path, content in left.items():
+        path.write_bytes(content)
+    damage(damaged, "eval_top1")
+    settle(rows, store, "c")
+    for _ in range(2):
+        Store(tmp_path).compact()
+    assert damaged.exists()
+    damaged.write_bytes(whole)  # from a backup
+    assert dict(store.trials().select("trial_id", "eval_top1").iter_rows()) == {"a": 2.0, "b": 1.0, "c": 0.0}
+    assert store.epochs(["a"])["eval_top1"].to_list() == [2.0] * 5
+
+
+def test_what_cannot_be_read_at_all_is_not_tried_for_each_few_trials(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for number in range(9):
+        settle(rows, store, f"a{number}")
+    store.compact()
+    path = tmp_path / "epochs" / "compact-1.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    for number in range(30):
+        settle(rows, store, f"b{number:02d}")
+    tried = 0
+
+    def counted(each: Folder) -> bytes:
+        nonlocal tried
+        tried += each == path
+        return read(each)
+
+    monkeypatch.setattr(parts, "read", counted)
+    Store(tmp_path).compact()
+    assert tried == 1
+    assert path.exists()
 
 
 def changes(draw: random.Random, rows: Rows, store: Store, mirror: Store) -> Iterator[str]:
