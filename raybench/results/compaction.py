@@ -15,7 +15,7 @@ import polars as pl
 from raybench.results import parts
 from raybench.results.compact import encode_compact
 from raybench.results.parts import PartFile, Table
-from raybench.results.storage import Folder, create, each, remove, stamp, write_atomically
+from raybench.results.storage import Folder, create, each, remove, stamp
 
 STALE_AFTER_S = 3600.0
 """Age at which a temporary file has certainly lost its writer."""
@@ -134,9 +134,7 @@ class _Pile:
             path = self.table.folder / f"compact-{self.number}.parquet"
             content = encode_compact(rows, self.table.schema)
             del rows
-            if isinstance(path, Path):
-                write_atomically(path, content)
-            elif not create(path, content):
+            if not create(path, content):
                 return False
             self.number += 1
         each(PartFile.remove_unchanged, self.files)

@@ -106,6 +106,11 @@ def write_atomically(path: Folder, content: bytes | memoryview) -> None:
         with _told(path):
             path.fs.pipe_file(path.path, bytes(content), timeout=_put_s(content))
         return
+    _write(path, content, _named)
+
+
+def _write(path: Path, content: bytes | memoryview, name: Callable[[Path, Path], bool]) -> bool:
+    """What `name` says, which gives the file written beside `path` its name. Raises as `write_atomically` does."""
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         try:
@@ -121,7 +126,7 @@ def write_atomically(path: Folder, content: bytes | memoryview) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.replace(path)
+        named = name(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
         remove([temporary])
@@ -129,14 +134,37 @@ def write_atomically(path: Folder, content: bytes | memoryview) -> None:
     except BaseException:
         remove([temporary])
         raise
+    return named
+
+
+def _named(temporary: Path, path: Path) -> bool:
+    temporary.replace(path)
+    return True
+
+
+def _named_if_new(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        temporary.unlink()
+        return False
+    except OSError:  # no hard links here
+        return _named(temporary, path)
+    temporary.unlink()
+    return True
 
 
 def _put_s(content: bytes | memoryview) -> float:
     return PUT_S + len(content) / 2**20
 
 
-def create(path: UPath, content: bytes) -> bool:
-    """Put an object that is not there yet; False when there is one of that name. Raises ResultsError."""
+def create(path: Folder, content: bytes) -> bool:
+    """Write what is not there yet; False when there is something of that name. Raises ResultsError.
+
+    On a file system without hard links it is replaced.
+    """
+    if isinstance(path, Path):
+        return _write(path, content, _named_if_new)
     with _told(path):
         try:
             path.fs.pipe_file(path.path, content, mode="create", timeout=_put_s(content))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
 from raybench.results import compact, compaction, parts
+from raybench.results import store as storing
+from raybench.results.compact import encode_compact
 from raybench.results.schema import SETTLED, Status, epoch_schema, trial_schema
 from raybench.results.storage import Folder, entries, read
 from raybench.results.store import Store
@@ -246,6 +250,31 @@ def test_what_cannot_be_read_at_all_is_not_tried_for_each_few_trials(
     Store(tmp_path).compact()
     assert tried == 1
     assert path.exists()
+
+
+@pytest.mark.scenario(16)
+def test_of_two_compactions_whose_locks_do_not_see_each_other_one_gives_way(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts on a network file system that keeps locks to each of them."""
+    monkeypatch.setattr(storing, "FileLock", lambda _: contextlib.nullcontext())
+    here, there = Store(tmp_path), Store(tmp_path)
+    settle(rows, here, "a", value=1.0)
+
+    def encode(frame: pl.DataFrame, schema: pa.Schema) -> bytes:
+        monkeypatch.setattr(compaction, "encode_compact", encode_compact)
+        settle(rows, there, "b", value=2.0)
+        there.compact()  # to the end, while this one is about to write
+        return encode_compact(frame, schema)
+
+    monkeypatch.setattr(compaction, "encode_compact", encode)
+    here.compact()
+    for _ in range(2):
+        found = Store(tmp_path)
+        assert dict(found.trials().select("trial_id", "eval_top1").iter_rows()) == {"a": 1.0, "b": 2.0}
+        assert found.epochs().height == 10
+        found.compact()
+    assert heights(tmp_path / "epochs") == [10]
 
 
 def changes(draw: random.Random, rows: Rows, store: Store, mirror: Store) -> Iterator[str]:

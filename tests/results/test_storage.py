@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -170,6 +171,24 @@ class TestPlacesThatCannotBeUsed:
             silent.listen()
             servers.use(f"http://127.0.0.1:{silent.getsockname()[1]}")
             assert "the storage does not answer" in told(servers.folder("bucket"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_create_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """But on a file system without hard links, where only a lock can keep two writers apart."""
+    if not links:
+
+        def refused(*_: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "new" / "one"
+    assert create(path, b"first") is True
+    assert create(path, b"second") is not links
+    assert path.read_bytes() == (b"first" if links else b"second")
+    (tmp_path / "new" / "gone").symlink_to(tmp_path / "nowhere")
+    assert create(tmp_path / "new" / "gone", b"") is not links
+    assert [*tmp_path.rglob(".*")] == []
 
 
 def test_objects(s3: UPath) -> None:

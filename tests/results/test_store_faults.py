@@ -91,7 +91,7 @@ from raybench.results import compaction, parts
 from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
 
-CHANGES = {"os.rename", "os.remove", "os.mkdir"}
+CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir"}
 
 def act(kind, folder, written):
     store = Store(Path(folder))
