@@ -124,8 +124,13 @@ class PlanSearcher(Searcher):
         else:
             reason = self.deaths.reason(run_id, unsettled[0].trial_id)
         for trial in unsettled:
-            outcomes[trial.trial_id] = self._decide(job.cell, trial, Known(Status.RUNNING), Status.FAILED, reason)
+            outcomes[trial.trial_id] = self._decide(job.cell, trial, self._so_far(trial), Status.FAILED, reason)
         return outcomes
+
+    def _so_far(self, trial: TrialConfig) -> Known:
+        """A trial as its rows have it, by which a driver that goes on later judges it."""
+        rows = self.store.last_epochs(trial.trial_id)
+        return known(Status.RUNNING, {row.epoch: row.value(self.setup.metric) for row in rows}, self._sign)
 
     def _again_after_timer(self, run_id: str, trial: TrialConfig) -> bool:
         """Whether a trial whose worker's timer ended it has another worker.
