@@ -188,6 +188,20 @@ def test_damage_anywhere_is_noticed_where_it_is_read(tmp_path: Path) -> None:
     assert 100 < refused < 300, "the footer, or what was asked for, but not all else"
 
 
+def test_a_damaged_directory_hides_no_trial(tmp_path: Path) -> None:
+    """One that is hidden, and begins again, would take a number of which there are rows."""
+    frame = epochs(MANY)
+    content = bytearray(encode_compact(frame, epoch_schema()))
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[footer - 4 * len(MANY) : footer] = bytes(4 * len(MANY))
+    (path := tmp_path / "x.parquet").write_bytes(content)
+    index = open_compact(path, len(content))
+    assert index is not None
+    for trial_id in [*MANY, "none"]:
+        wanted = frame.filter(pl.col("trial_id") == trial_id)
+        assert_frame_equal(index.rows([trial_id]), wanted, check_row_order=False)
+
+
 def test_truncations_have_no_index(tmp_path: Path) -> None:
     whole = encode_compact(epochs(MANY), epoch_schema())
     path = tmp_path / "x.parquet"
