@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from raybench.cluster.jobs import unpack_job
 from raybench.cluster.searcher import PlanSearcher
@@ -43,7 +44,13 @@ def test_halving_judges_a_trial_whose_worker_died_after_the_rungs_row_as_the_nex
     searcher = PlanSearcher(Search(plan, Outcomes(), tmp_path, 1), Setup(results=tmp_path), store, Nobody(), width=1)
     for number, score in enumerate((1.0, 9.0, 5.0)):
         (trial,) = unpack_job(searcher.suggest(str(number))["job"]).trials
-        about = {"sweep": "some", "preset": "paper", "cell": "c", "seed": trial.seed, "config": trial.flat()}
+        about: dict[str, Any] = {
+            "sweep": "some",
+            "preset": "paper",
+            "cell": "c",
+            "seed": trial.seed,
+            "config": trial.flat(),
+        }
         store.write_trial(TrialRow(trial_id=trial.trial_id, attempt=1, status=Status.RUNNING, **about))
         store.write_epochs(trial.trial_id, 1, [EpochRow(trial_id=trial.trial_id, attempt=1, epoch=1, eval_top1=score)])
         if score == 9.0:
