@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from raybench.commands.arguments import positive
+from raybench.commands.arguments import add_plugin, positive
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 
 
@@ -41,6 +41,7 @@ def parser(prog: str = "python -m raybench.profile") -> argparse.ArgumentParser:
     parse.add_argument(
         "--options", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the models, such as depth=6"
     )
+    add_plugin(parse)
     parse.add_argument("--no-timing", action="store_true", help="count only, measure nothing")
     parse.add_argument("--json", action="store_true", help="print a list of objects, with exact integers")
     return parse
@@ -53,8 +54,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.prof
 
 
 def _profile(args: argparse.Namespace) -> int:
+    from raybench.commands.given import load_plugins
     from raybench.commands.profiling import Request, profile
 
+    load_plugins(args.plugin)
     request = Request(
         models=tuple(args.models),
         options=tuple(args.options),

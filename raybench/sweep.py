@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raybench.commands.arguments import duration, positive, seed_count
+from raybench.commands.arguments import add_plugin, duration, positive, seed_count
 from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
 from raybench.errors import ConfigError
 
@@ -40,6 +40,7 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
     parse.add_argument(
         "--results", default="results", metavar="ROOT", help="folder of the sweeps' folders, or s3://BUCKET/PREFIX"
     )
+    add_plugin(parse)
     parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")
     parse.add_argument("--seeds", type=seed_count, metavar="N", help="seeds 0 … N-1")
     parse.add_argument("--max-concurrent", type=positive, metavar="N", help="trials at a time, at most")
@@ -59,7 +60,10 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
     parse.add_argument(
         "--profile", action="store_true", help="leave a profiler's trace of a few steps of each trial in profiles/"
     )
-    parse.add_argument("-v", "--verbose", action="store_true", help="show what Ray says")
+    said = parse.add_mutually_exclusive_group()
+    said.add_argument("-q", "--quiet", action="store_true", help="say the results only, and what went wrong")
+    said.add_argument("-v", "--verbose", action="store_true", help="show what Ray and the workers say, too")
+    said.add_argument("--log-json", action="store_true", help="print JSON lines, one an event, and nothing else")
     return parse
 
 
@@ -69,6 +73,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.swee
     args = parser(prog).parse_intermixed_args(arguments)
     # Ctrl-C comes here only before the sweep handles signals itself, that is before anything started.
     return ended(lambda: _command(args, shlex.join([*shlex.split(prog), *arguments])), "stopped, nothing started")
+
+
+def run(arguments: Sequence[str], command: str) -> int:
+    """The same without its end: raises RaybenchError instead of printing it. `command` is said to go on with."""
+    return _command(parser().parse_intermixed_args(arguments), command)
 
 
 def _command(args: argparse.Namespace, command: str) -> int:
@@ -104,15 +113,21 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         rerun=args.rerun,
         dry_run=args.dry_run,
         profile=args.profile,
+        plugins=args.plugin,
+        quiet=args.quiet,
+        log_json=args.log_json,
     )
     # torch comes with these, after everything that can be said without it has been said.
-    from raybench.commands.plan_text import estimate, plan_lines
+    from raybench.commands.plan_text import estimate, plan_lines, tell_plan
     from raybench.commands.results_text import nothing_to_do
     from raybench.commands.running import run_sweep
 
     cost = estimate(sweep)
-    for line in plan_lines(sweep, cost):
-        sweep.say(line)
+    lines = plan_lines(sweep, cost)
+    if args.dry_run or not args.quiet:
+        for line in lines:
+            sweep.say(line)
+    tell_plan(sweep, cost, lines)
     if args.dry_run:
         return EXIT_COMPLETE
     if not sweep.due:

@@ -24,6 +24,7 @@ from raybench.cluster.searcher import Observer, PlanSearcher
 from raybench.cluster.session import alive_nodes
 from raybench.cluster.trainables import TRAINABLES
 from raybench.config.plan import Plan
+from raybench.config.plugins import receive
 from raybench.config.trial import TrialConfig
 from raybench.distillation.teacher import TeacherRecord
 from raybench.errors import ConfigError, RaybenchError
@@ -158,6 +159,7 @@ def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None,
     try:
         # The worker is ours alone: it ends itself when its driver is gone.
         where = replace(unpack_setup(setup), guarded=True)
+        receive(where.plugins)
         record = prepare_teacher(TrialConfig.model_validate_json(config), where, images)
     except RaybenchError as error:
         return str(error), {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from raybench.config.plugins import Plugin
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import SETTLED, Status
 from raybench.results.storage import folder_at
@@ -45,6 +46,7 @@ def unpack_setup(text: str) -> Setup:
     """The setup again."""
     content: dict[str, Any] = json.loads(text)
     content["results"] = folder_at(content["results"]) if content["results"] else None
+    content["plugins"] = tuple(Plugin(**each) for each in content["plugins"])
     for name in ("data_root", "weights_root"):
         content[name] = Path(content[name]) if content[name] else None
     return Setup(**content)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import socket
 from dataclasses import replace
 from typing import Any
 
 from ray import tune
 
 from raybench.cluster.jobs import WORST, pack_outcomes, settled_before, unpack_job, unpack_setup
-from raybench.errors import ResultsError
+from raybench.config.plugins import receive
+from raybench.errors import ConfigError, ResultsError
 from raybench.results.schema import Status
+from raybench.training.recorder import Setup
 from raybench.training.trial import Outcome, run_trial
 
 
@@ -35,17 +38,20 @@ class TaskTrainable(tune.Trainable):
         # This process is ours alone: a watchdog may end it when a trial hangs.
         self.where = replace(unpack_setup(config["setup"]), guarded=True)
         self.rung = 0
+        self.fault = _load_plugins(self.where)
         self.outcomes = settled_before(self.job, self.where) if len(self.job.trials) > 1 else {}
 
     def step(self) -> dict[str, Any]:
         """Train every trial of the job to the next rung; `score` is their mean there, larger being better."""
         until = self.job.rungs[self.rung]
+        if self.fault is not None:
+            return _ended_by(self.fault, until)
         try:
             self._train(until)
         except ResultsError as error:
             # Not the trial's fault, and trying again fills no less of the disk: the driver ends the sweep, and the
             # trial goes on from its checkpoint another time.
-            return {"score": WORST, "epoch": until, "outcomes": "[]", "fault": str(error), "done": True}
+            return _ended_by(str(error), until)
         outcomes = [self.outcomes[trial.trial_id] for trial in self.job.trials]
         self.rung += 1
         settled = all(outcome.status != Status.RUNNING for outcome in outcomes)
@@ -75,6 +81,20 @@ class TaskTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: the trial goes on from its own."""
+
+
+def _load_plugins(where: Setup) -> str | None:
+    """What is wrong with the sweep's plugins on this machine; none where they are loaded now."""
+    try:
+        receive(where.plugins)
+    except (ConfigError, OSError) as error:
+        return f"plugins on {socket.gethostname()}: {error}"
+    return None
+
+
+def _ended_by(fault: str, epoch: int) -> dict[str, Any]:
+    """A result that ends the sweep."""
+    return {"score": WORST, "epoch": epoch, "outcomes": "[]", "fault": fault, "done": True}
 
 
 class ClassificationTrainable(TaskTrainable):

@@ -7,6 +7,17 @@ import argparse
 MAX_SEEDS = 10_000
 
 
+def add_plugin(parse: argparse.ArgumentParser) -> None:
+    """`--plugin`, of every command that meets models, data sets or kinds of distillation."""
+    parse.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE|MODULE",
+        help="models, data sets or kinds of distillation of your own (docs/extending.md); may be given again",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
     try:

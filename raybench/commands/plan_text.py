@@ -96,6 +96,21 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
     return lines + _first(sweep) + _changed(sweep) + _unreadable(sweep)
 
 
+def tell_plan(sweep: Sweep, cost: Estimate, lines: Sequence[str]) -> None:
+    """The plan as an event, with the lines that a person would read."""
+    sweep.events.write(
+        "plan",
+        sweep=sweep.config.name,
+        preset=sweep.config.preset,
+        cells=len(sweep.plan.cells),
+        trials=sweep.wanted_trials,
+        settled=sweep.settled_trials,
+        wall_s=cost.wall_s,
+        device_hours=cost.device_hours,
+        text=list(lines),
+    )
+
+
 def _first(sweep: Sweep) -> list[str]:
     """What must be run before this sweep can start, and what is not known until then."""
     return [

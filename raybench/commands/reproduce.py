@@ -13,7 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
+from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
 from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ResultsError
@@ -39,24 +41,31 @@ class Apart:
     now: float | None
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run it and say; exit code 0 where everything is equal, 1 where not."""
+def parser(prog: str = "raybench reproduce") -> argparse.ArgumentParser:
+    """The command line."""
     parse = argparse.ArgumentParser(
-        prog="raybench reproduce",
-        description=__doc__.partition(": ")[2],
+        prog=prog,
+        description=(__doc__ or "").partition(": ")[2],
         epilog="exit codes: 0 every metric of every epoch is equal; 1 some differ, or the trial did not end the same "
         "way; 2 bad input.",
     )
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
+    add_plugin(parse)
     parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
     parse.add_argument("--weights-root", type=Path, metavar="DIR", help="folder of weight files")
     parse.add_argument("--keep", type=Path, metavar="DIR", help="leave the new rows and weights there")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run it and say; exit code 0 where everything is equal, 1 where not."""
+    args = parser().parse_args(argv)
     return ended(lambda: _reproduce(args))
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    load_plugins(args.plugin)
     found = find_trial(folder_at(args.results), args.trial)
     if found.row["status"] != Status.COMPLETE:
         raise ResultsError(f"{found.trial_id} is {found.row['status']}: only complete trials can be compared")

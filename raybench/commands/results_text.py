@@ -11,6 +11,7 @@ from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE
 from raybench.commands.sweeping import Sweep
 from raybench.errors import ResultsError
 from raybench.report.comparison import CellResult
+from raybench.report.export import records
 from raybench.report.figures import comparison_figure, curves_figure
 from raybench.report.sheet import quantity_title
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
@@ -29,6 +30,7 @@ def nothing_to_do(sweep: Sweep) -> int:
     counts = {status: sum(row["status"] == status for row in rows) for status in Status}
     listed = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     extend = "--seeds, --num-samples, key=value extend it; --rerun failed|diverged|ID repeats"
+    sweep.events.write("nothing_to_do", trials=len(rows), **{str(status): count for status, count in counts.items()})
     sweep.say(f"nothing to do: {len(rows)} of {sweep.wanted_trials} trials settled ({listed}). ({extend}.)")
     show_results(sweep)
     return trouble(sweep)
@@ -44,10 +46,13 @@ def trouble(sweep: Sweep) -> int:
     """The exit code, and each trial that failed or diverged with its reason."""
     bad = [row for row in _rows(sweep) if row["status"] in (Status.FAILED, Status.DIVERGED)]
     for row in bad:
+        sweep.events.write("trouble", **row)
         sweep.say(f"{row['status']}: {row['trial_id']} {row['cell']} seed={row['seed']}: {row['reason']}")
     if held := sweep.held_back():
         sweep.say(f"held back by gate: stop, since its teacher is weak: {held} trials (gate=warn runs them)")
-    return EXIT_TROUBLE if bad or held else EXIT_COMPLETE
+    code = EXIT_TROUBLE if bad or held else EXIT_COMPLETE
+    sweep.events.write("finished", exit_code=code, held_back=held)
+    return code
 
 
 def show_results(sweep: Sweep) -> None:
@@ -58,6 +63,8 @@ def show_results(sweep: Sweep) -> None:
     if not any(result.counts.complete for result in results):
         sweep.say("no complete trial yet, so there is no table")
         return
+    for record in records(results) if sweep.events.on else []:
+        sweep.events.write("cell", **record)
     quantity = f"test {quantity_title(sweep.config.metric.shown)}"
     title = f"{sweep.config.name}, {sweep.config.preset}, {quantity}"
     rows = published(sweep.config.name)

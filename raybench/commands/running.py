@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from raybench.commands.endings import EXIT_TROUBLE
 from raybench.commands.results_text import nothing_to_do, show_results, trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
+from raybench.config.plugins import DIGITS
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
 from raybench.report.progress import Progress, seconds_text
@@ -64,7 +66,10 @@ def run_sweep(
         content = sweep.config.model_dump(mode="json", exclude={"places"})
         resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
-        about = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
+        about: dict[str, Any] = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
+        if sweep.setup.plugins:
+            about["plugins"] = {plugin.name: plugin.code for plugin in sweep.setup.plugins}
+            _keep_plugins(sweep)
         write_manifest(sweep.folder, **about, ended=None, exit_code=None)
         progress = _progress(sweep, estimate)
 
@@ -88,6 +93,15 @@ def run_sweep(
             trials = {row["status"]: row["count"] for row in counts}
             write_manifest(sweep.folder, **about, ended=datetime.now(UTC).isoformat(), exit_code=code, trials=trials)
     return code
+
+
+def _keep_plugins(sweep: Sweep) -> None:
+    """Keep the text of each plugin, so that what a row was made with can be had again."""
+    for plugin in sweep.setup.plugins:
+        if plugin.source is not None:
+            content = plugin.source.encode()
+            name = f"{hashlib.sha256(content).hexdigest()[:DIGITS]}-{plugin.name}"
+            write_atomically(sweep.folder / "plugins" / name, content)
 
 
 @contextlib.contextmanager
@@ -145,6 +159,8 @@ def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
         costs=dict(estimate.costs),
         total=sweep.wanted_trials,
         settled=sweep.settled_trials,
+        quiet=sweep.quiet,
+        events=sweep.events,
     )
 
 
@@ -160,12 +176,14 @@ def _finish(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
 def _say_stopped(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
     """Why the run ended before all was done, where its trials are, and how to go on; the exit code."""
     saved = _saved(sweep, progress)
-    if end.signal is not None:
-        sweep.say(f"stopping: {saved}. Go on with:  {command}")
-        return 128 + end.signal
-    what = "time budget spent" if end.out_of_time else f"stopped: {end.fault}"
-    sweep.say(f"{what}; {saved}. Go on with:  {command}")
-    return EXIT_TROUBLE
+    code = EXIT_TROUBLE if end.signal is None else 128 + end.signal
+    what = (
+        "stopping:" if end.signal is not None else "time budget spent;" if end.out_of_time else f"stopped: {end.fault};"
+    )
+    sweep.say(f"{what} {saved}. Go on with:  {command}")
+    about = {"signal": end.signal, "out_of_time": end.out_of_time, "fault": end.fault, "running": saved}
+    sweep.events.write("stopped", **about, go_on_with=command, exit_code=code)
+    return code
 
 
 def _saved(sweep: Sweep, progress: Progress) -> str:
@@ -205,6 +223,7 @@ class Watch:
         teacher = config.distillation.teacher
         assert teacher is not None
         self.progress.say(f"teacher {teacher.name} ({teacher.prepare}): preparing")
+        self.sweep.events.write("teacher_started", name=teacher.name, prepare=teacher.prepare)
 
     def teacher_ready(self, config: TrialConfig, record: TeacherRecord, prepared_before: bool) -> None:  # noqa: ARG002
         """A teacher is ready."""
@@ -214,10 +233,19 @@ class Watch:
             f"top-1 {record.eval_top1:.1f} % on validation, {record.test_top1:.1f} % on test "
             f"(chance {record.chance_top1:.1f} %)"
         )
+        about = {"name": record.name, "prepare": record.prepare, "prepared_before": prepared_before}
+        self.sweep.events.write(
+            "teacher_ready",
+            **about,
+            eval_top1=record.eval_top1,
+            test_top1=record.test_top1,
+            seconds=record.prepare_time,
+        )
         self._warn()
 
     def _warn(self) -> None:
         for line in self.sweep.weak_teachers(self.search.outcomes):
             if line not in self.said:
                 self.said.add(line)
-                self.progress.say(f"warning: {line}")
+                self.progress.say(f"warning: {line}", warning=True)
+                self.sweep.events.write("warning", text=line)

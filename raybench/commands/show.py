@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
+from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import find_trial
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
@@ -29,11 +31,11 @@ WHAT = {
 """What can be shown, in the order in which it is."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Show it; exit code 0, or 1 where the score is not the stored one."""
+def parser(prog: str = "raybench show") -> argparse.ArgumentParser:
+    """The command line."""
     parse = argparse.ArgumentParser(
-        prog="raybench show",
-        description=__doc__.partition(": ")[2],
+        prog=prog,
+        description=(__doc__ or "").partition(": ")[2],
         epilog="\n".join(
             [
                 "WHAT, none for all that a trial has:",
@@ -46,12 +48,18 @@ def main(argv: Sequence[str]) -> int:
     )
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
     parse.add_argument("what", metavar="WHAT", nargs="*", help="see below")
+    add_plugin(parse)
     parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (shown/TRIAL_ID)")
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
     parse.add_argument("--image", type=int, nargs="+", default=[], metavar="N", help="test examples, counted from 0")
+    return parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show it; exit code 0, or 1 where the score is not the stored one."""
     # Intermixed, so that WHAT may also stand behind an option.
-    args = parse.parse_intermixed_args(argv)
+    args = parser().parse_intermixed_args(argv)
     return ended(lambda: _show(args))
 
 
@@ -63,6 +71,7 @@ def _show(args: argparse.Namespace) -> int:
         near = {name: nearest(name, tuple(WHAT), n=1) for name in strange}
         hints = {name: f" (did you mean {found[0]}?)" if found else "" for name, found in near.items()}
         raise ConfigError([f'"{name}": nothing of that name is shown{hints[name]}. Known: {known}' for name in strange])
+    load_plugins(args.plugin)
     found = find_trial(folder_at(args.results), args.trial)
     root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,15 @@ import polars as pl
 from rich.console import Console
 
 from raybench.commands.borrowed import Unlent, with_best_trials
+from raybench.commands.given import load_plugins
 from raybench.config.load import load_sweep
-from raybench.config.plan import Plan, make_plan
+from raybench.config.plan import Plan, example_trials, make_plan, outside
+from raybench.config.plugins import Plugin, codes
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
 from raybench.errors import ConfigError, ResultsError
 from raybench.report.comparison import CellResult, compare
+from raybench.report.events import Events
 from raybench.results.manifest import environment
 from raybench.results.schema import Status
 from raybench.results.storage import Folder, check_writable, entries, folder_at, read, remove, write_atomically
@@ -98,8 +102,9 @@ def _plan(config: SweepConfig, unlent: Sequence[Unlent]) -> Plan:
         raise ConfigError([*map(str, unlent), *error.problems]) from error
 
 
-def _asked_of_trials(here: Setup, config: SweepConfig) -> Setup:
+def _asked_of_trials(here: Setup, config: SweepConfig, plugins: Sequence[Plugin]) -> Setup:
     """Where trials run, with all that the sweep asks of each."""
+    known = {"plugins": ", ".join(f"{plugin.name} {plugin.code}" for plugin in plugins)} if plugins else {}
     return replace(
         here,
         sweep=config.name,
@@ -115,7 +120,8 @@ def _asked_of_trials(here: Setup, config: SweepConfig) -> Setup:
         checkpoint_every_s=config.checkpoints.every_s,
         checkpoint_every_epochs=config.checkpoints.every_epochs,
         keep=config.checkpoints.keep,
-        env=dict(environment()),
+        env={**environment(), **known},
+        plugins=tuple(plugins),
     )
 
 
@@ -134,6 +140,9 @@ class Sweep:
     address: str | None
     max_concurrent: int | None
     console: Console
+    quiet: bool = False
+    """Whether only the results are said, and what went wrong."""
+    events: Events = field(default_factory=Events)
     unlent: tuple[Unlent, ...] = ()
     """Sweeps whose weights are wanted here and that must be run first; only a dry run goes on without them."""
 
@@ -153,17 +162,22 @@ class Sweep:
         rerun: Sequence[str] = (),
         dry_run: bool = False,
         profile: bool = False,
+        plugins: Sequence[str] = (),
+        quiet: bool = False,
+        log_json: bool = False,
     ) -> Sweep:
         """Read, check and plan. Raises RaybenchError with everything that is wrong; nothing has started then.
 
         `results` is the folder, or the address in an object store, of the sweeps' folders.
         """
+        given = load_plugins(plugins)
         chosen, why = choose_preset(preset, address)
         config = load_sweep(name, chosen, overrides, options, unknown_name)
         if address is None:
             _fits_here(config, strict=not dry_run)
         folder = folder_at(results) / config.name
         config, unlent = with_best_trials(config, folder.parent)
+        config = config.model_copy(update={"codes": codes()})
         plan = _plan(config, unlent)
         store = Store(folder)
         if not dry_run:
@@ -182,7 +196,8 @@ class Sweep:
         )
         if unlent and not dry_run:
             raise ConfigError([str(each) for each in unlent])
-        config = config.model_copy(update={"fingerprints": checked.fingerprints})
+        used = outside(example_trials(plan))
+        config = config.model_copy(update={"fingerprints": checked.fingerprints, "codes": used})
         sweep = cls(
             config=config,
             why_preset=why,
@@ -190,11 +205,13 @@ class Sweep:
             checked=checked,
             store=store,
             folder=folder,
-            setup=_asked_of_trials(here, config),
+            setup=_asked_of_trials(here, config, given),
             outcomes=read_outcomes(store, config),
             address=address,
             max_concurrent=max_concurrent,
-            console=Console(),
+            console=Console(quiet=log_json),
+            quiet=quiet,
+            events=Events(sys.stdout if log_json else None),
             unlent=unlent,
         )
         sweep._reopen(rerun)

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from raybench.config.document import MAX_BYTES, parse, problem_of
 from raybench.config.faults import brief, messages, printable
 from raybench.config.overrides import is_trial_key
-from raybench.config.plan import Plan, first_values, trial_at
+from raybench.config.plan import Plan, first_values, outside, trial_at
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import get
 from raybench.errors import ConfigError
 
-UNSAID = {"name", "question", "assumed", "preset", "places", "base", "factors", "fingerprints"}
+UNSAID = {"name", "question", "assumed", "preset", "places", "base", "factors", "fingerprints", "codes"}
 """What decides nothing, and what is compared in its own way."""
+CODE = "code of "
 LOOKED_AT = 200
 """Settings of a plan that are tried to tell whether a changed key makes others of them."""
 
@@ -46,7 +47,8 @@ class Change:
     """One key that differs."""
 
     key: str
-    """As the command line takes it, such as `schedule.epochs`; or `data of NAME`, whose values are fingerprints."""
+    """As the command line takes it, such as `schedule.epochs`; or `data of NAME`, whose values are fingerprints, or
+    `code of model NAME`."""
     before: Value
     now: Value
 
@@ -85,6 +87,10 @@ def changes(before: SweepConfig, now: SweepConfig) -> list[Change]:
         if before.fingerprints[name] != now.fingerprints[name]:
             old, new = (Value("fixed", sweep.fingerprints[name]) for sweep in (before, now))
             found.append(Change(f"data of {name}", old, new))
+    for name in before.codes.keys() & now.codes.keys():
+        if before.codes[name] != now.codes[name]:
+            old, new = (Value("fixed", sweep.codes[name]) for sweep in (before, now))
+            found.append(Change(f"{CODE}{name}", old, new))
     trials = _example(before), _example(now)
     for key in dict.fromkeys([*_axes(before), *_axes(now)]):
         old = _axes(before).get(key) or Value("fixed", get(trials[0], key))
@@ -109,6 +115,8 @@ def makes_other_trials(change: Change, before: Plan) -> bool:
     trials = [(values := point | tuned, trial_at(before.sweep, values)) for point, tuned in settings]
     if data != change.key:
         return any(trial.dataset.data_key == data for _, trial in trials)
+    if change.key.startswith(CODE):
+        return change.key.removeprefix(CODE) in outside(trial for _, trial in trials)
     if change.key == "seeds":
         return _replaced(change.before.value, change.now.value)
     if not is_trial_key(change.key):
@@ -131,10 +139,11 @@ def _replaced(before: list[Any], now: list[Any]) -> bool:
 
 
 def _example(sweep: SweepConfig) -> dict[str, Any]:
-    """Some trial of the sweep, whole; its seed and its data's fingerprint stand elsewhere."""
+    """Some trial of the sweep, whole; its seed, its data's fingerprint and code from outside stand elsewhere."""
     point = {key: values[0] for key, values in sweep.factors.items()}
     content = trial_at(sweep, point | first_values(sweep)).model_dump(mode="json")
-    del content["seed"], content["dataset"]["fingerprint"]
+    del content["seed"], content["dataset"]["fingerprint"], content["model"]["code"], content["distillation"]["code"]
+    (content["distillation"]["teacher"] or {}).pop("code", None)
     return content
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from raybench.config import plugins
 from raybench.config.faults import COMMAND_LINE, printable
 from raybench.config.names import nearest
 from raybench.config.sweep import TOP_KEYS
@@ -112,7 +113,7 @@ def sweep_folders() -> list[Path]:
     folders = [Path("sweeps")]
     folders += [Path(part) for part in os.environ.get("RAYBENCH_SWEEPS", "").split(os.pathsep) if part]
     shipped = Path(str(resources.files("raybench") / "sweeps"))
-    return [*folders, shipped, Path(__file__).parents[2] / "sweeps"]
+    return [*folders, *plugins.sweep_folders(), shipped, Path(__file__).parents[2] / "sweeps"]
 
 
 def list_sweeps() -> dict[str, Path]:

@@ -98,6 +98,13 @@ def no_such_name(key: str, name: str, known: Sequence[str]) -> str:
     return f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(known)}")
 
 
+def not_one_of(key: str, value: Any, allowed: Sequence[str]) -> str:
+    """That a value is none of few words."""
+    near = nearest(str(value), allowed, n=1)
+    listed = ", ".join(allowed[:-1]) + (" or " if allowed[1:] else "") + allowed[-1]
+    return f"{key} = {brief(value)}: must be {listed}" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def brief(value: Any) -> str:
     """A value as a sweep file would write it, cut where it is long."""
     text = json.dumps(value, default=str) if not isinstance(value, float) or math.isfinite(value) else str(value)
@@ -116,9 +123,7 @@ def _text(key: str, fault: Any, known: Sequence[str]) -> str:
         return f"{value}: must be {word} {context[name]:g}"
     if kind == "literal_error":
         allowed = [part.strip("' ") for part in context["expected"].replace(" or ", ", ").split(",")]
-        near = nearest(str(fault.get("input")), allowed, n=1)
-        listed = ", ".join(allowed[:-1]) + (" or " if allowed[1:] else "") + allowed[-1]
-        return f"{value}: must be {listed}" + (f"; did you mean {near[0]}?" if near else "")
+        return not_one_of(key, fault.get("input"), allowed)
     if kind == "value_error":
         text = str(context.get("error", fault["msg"]))
         return f"{key}: {text}" if key else text

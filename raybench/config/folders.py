@@ -1,4 +1,4 @@
-"""Where raybench keeps what it can make again."""
+"""Where data and weights are looked for, and where raybench keeps what it can make again."""
 
 from __future__ import annotations
 
@@ -12,3 +12,13 @@ def cache_root() -> Path:
         return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "raybench"
+
+
+def data_folder(named: Path | None = None) -> Path:
+    """Where data sets are looked for: the folder named, else `RAYBENCH_DATA`, else `data` in the folder one is in."""
+    return (named or Path(os.environ.get("RAYBENCH_DATA") or "data")).expanduser().absolute()
+
+
+def weight_folders(root: Path) -> tuple[Path, ...]:
+    """Folders in which weight files are looked for: the root and its `weights`."""
+    return root, root / "weights"

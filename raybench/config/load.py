@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from raybench.config.document import Document, find_sweep, read_document
-from raybench.config.faults import COMMAND_LINE, Faults, brief, messages, no_such_key, no_such_name
+from raybench.config.faults import COMMAND_LINE, Faults, brief, messages, no_such_key, no_such_name, not_one_of
 from raybench.config.overrides import apply_overrides, axes_of, is_trial_key, put_deep
+from raybench.config.plugins import losses
 from raybench.config.space import ends
 from raybench.config.sweep import TOP_KEYS, SweepConfig, space_fault
 from raybench.config.trial import TrialConfig, get, put, trial_keys
@@ -21,6 +22,7 @@ MAX_AXIS = 1000
 """Values of an axis; more are a mistake, and would be checked for long."""
 NAMED = ("dataset.name", "model.name", "distillation.teacher.name")
 """Keys whose values are names that other packages know."""
+KIND = "distillation.type"
 Unknown = Callable[[str, str], str | None]
 """(key, name) -> what is wrong with the name, or none."""
 ABOVE = {"base": ("base",), "factors": ("factors",), "tune": ("tune", "space")}
@@ -48,8 +50,7 @@ def load_sweep(
         origins[key] = key
     places = _Places(document, preset, origins)
     sweep = _validate(content, places, faults)
-    if unknown is not None:
-        _check_names(content, places, unknown, faults)
+    _check_names(content, places, unknown or (lambda *_: None), faults)
     faults.raise_any()
     assert sweep is not None
     return sweep
@@ -57,17 +58,23 @@ def load_sweep(
 
 def _check_names(content: dict[str, Any], places: _Places, unknown: Unknown, faults: Faults) -> None:
     """Every name of a data set, model or metric, in the base and on the axes."""
-    named = {"base": {key: [get(content.get("base") or {}, key)] for key in NAMED}, **axes_of(content)}
+    base = content.get("base") or {}
+    named = {"base": {key: [get(base, key)] for key in (*NAMED, KIND)}, **axes_of(content)}
     axes = {key for kind in ("factors", "tune") for key in named.get(kind, {})}
     for kind, group in named.items():
         for key, values in group.items():
             if kind == "base" and any(key == axis or key.startswith(f"{axis}.") for axis in axes):
                 continue
             for value in ends(values) if not space_fault(values) else []:
-                # A whole section as a value names its model inside.
-                dotted, name = (f"{key}.name", value.get("name")) if isinstance(value, dict) else (key, value)
-                if dotted in NAMED and isinstance(name, str) and (fault := unknown(dotted, name)):
-                    faults.add(places.of(kind, key), f"{dotted} = {brief(name)}: {fault}")
+                # A whole section as a value names its model, or its kind, inside.
+                inside = (
+                    {f"{key}.{last}": value.get(last) for last in ("name", "type")} if isinstance(value, dict) else {}
+                )
+                for dotted, name in (inside or {key: value}).items():
+                    if dotted in NAMED and isinstance(name, str) and (fault := unknown(dotted, name)):
+                        faults.add(places.of(kind, key), f"{dotted} = {brief(name)}: {fault}")
+                    if dotted == KIND and isinstance(name, str) and name not in losses():
+                        faults.add(places.of(kind, key), not_one_of(dotted, name, losses()))
     metric = get(content, "metric.name")
     if isinstance(metric, str) and (fault := unknown("metric.name", metric)):
         faults.add(places.top("metric.name"), f"metric.name = {brief(metric)}: {fault}")

@@ -10,17 +10,19 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from raybench.config.faults import COMMAND_LINE, Faults, messages
 from raybench.config.space import axis_values, corners, draw, grid
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import TrialConfig, get, put, trial_keys
+from raybench.config.trial import ModelConfig, TrialConfig, get, put, trial_keys
 from raybench.errors import ConfigError
+
+OfModel = TypeVar("OfModel", bound=ModelConfig)
 
 MAX_TRIALS = 100_000
 """A plan larger than this is a mistake rather than a sweep."""
@@ -193,11 +195,43 @@ def trial_at(sweep: SweepConfig, values: dict[str, Any]) -> TrialConfig:
     # A section set as a whole comes before the keys inside it.
     for key in sorted(values, key=lambda key: key.count(".")):
         put(content, key, json.loads(json.dumps(values[key])))
-    trial = TrialConfig.model_validate(content)
+    return _identified(TrialConfig.model_validate(content), sweep)
+
+
+def example_trials(plan: Plan) -> Iterator[TrialConfig]:
+    """A trial of each setting there is, and of each cell whose settings are not known yet."""
+    for cell in plan.cells:
+        settings = cell.settings or (make_setting(plan.sweep, cell.point, first_values(plan.sweep)),)
+        yield from (setting.trials[0] for setting in settings)
+
+
+def _identified(trial: TrialConfig, sweep: SweepConfig) -> TrialConfig:
+    """The trial with what its data and the code from outside are, as far as the sweep knows."""
+    changed: dict[str, Any] = {}
     fingerprint = trial.dataset.fingerprint or sweep.fingerprints.get(trial.dataset.data_key, "")
-    if fingerprint == trial.dataset.fingerprint:
-        return trial
-    return trial.model_copy(update={"dataset": trial.dataset.model_copy(update={"fingerprint": fingerprint})})
+    if fingerprint != trial.dataset.fingerprint:
+        changed["dataset"] = trial.dataset.model_copy(update={"fingerprint": fingerprint})
+    if sweep.codes:
+        distillation = trial.distillation
+        of_loss = distillation.code or sweep.codes.get(f"loss {distillation.type}", "")
+        own = {"code": of_loss, "teacher": _with_code(distillation.teacher, sweep) if distillation.teacher else None}
+        changed |= {"model": _with_code(trial.model, sweep), "distillation": distillation.model_copy(update=own)}
+    return trial.model_copy(update=changed) if changed else trial
+
+
+def _with_code(model: OfModel, sweep: SweepConfig) -> OfModel:
+    return model.model_copy(update={"code": model.code or sweep.codes.get(f"model {model.name}", "")})
+
+
+def outside(trials: Iterable[TrialConfig]) -> dict[str, str]:
+    """What these trials use from outside the repository, by the keys of `SweepConfig.codes`."""
+    found: dict[str, str] = {}
+    for trial in trials:
+        found[f"model {trial.model.name}"] = trial.model.code
+        if (teacher := trial.distillation.teacher) is not None:
+            found[f"model {teacher.name}"] = teacher.code
+        found[f"loss {trial.distillation.type}"] = trial.distillation.code
+    return {name: code for name, code in found.items() if code}
 
 
 def tuned_points(sweep: SweepConfig) -> Sequence[dict[str, Any]]:
@@ -236,7 +270,8 @@ def _value(trial: TrialConfig, key: str, apart: Sequence[str]) -> Any:
     if not isinstance(value, dict) or key.endswith(".options"):
         return value
     content = trial.model_dump(mode="json", exclude_defaults=True)
-    for other in apart:
+    # The name says which model or kind it is; its code only tells trials apart.
+    for other in (*apart, f"{key}.code"):
         section, _, last = other.rpartition(".")
         (get(content, section) or {}).pop(last, None)
     return get(content, key) or {}

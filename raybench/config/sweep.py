@@ -205,6 +205,9 @@ class SweepConfig(Section):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     fingerprints: dict[str, str] = {}
     """Data set -> fingerprint of its decoded content, known once the data were seen; part of every trial's identity."""
+    codes: dict[str, str] = {}
+    """`model NAME` or `loss NAME` from outside the repository -> identity of its code; part of the identity of every
+    trial that uses it."""
 
     places: dict[str, str] = Field(default={}, exclude=True)
     """Dotted key -> where it was set (`command line`, or file and line), for errors found later."""
@@ -242,6 +245,8 @@ class SweepConfig(Section):
 
 
 TOP_KEYS = tuple(
-    name for name in SweepConfig.model_fields if name not in ("name", "question", "preset", "fingerprints", "places")
+    name
+    for name in SweepConfig.model_fields
+    if name not in ("name", "question", "preset", "fingerprints", "codes", "places")
 )
 """What a sweep file may hold beside `presets`, and a preset too."""

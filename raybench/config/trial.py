@@ -99,6 +99,9 @@ class ModelConfig(Section):
     """Side in pixels to which views are resized for this model; none takes the data set's."""
     options: dict[str, Option] = {}
     """Keyword arguments of the model's constructor, such as img_size, patch_size, drop_path_rate, window_sizes."""
+    code: str = ""
+    """Identity of the code of a model from outside the repository; filled in by the plan, so other code is another
+    trial."""
     mean: Channels | None = None
     std: Channels | None = None
     """Normalisation of the input in [0, 1]; none takes that of the pretrained weights, else that of the data set."""
@@ -201,8 +204,11 @@ class TeacherConfig(ModelConfig):
 class DistillationConfig(Section):
     """loss = (1 - alpha) * CE(student, label) + alpha * distillation; alpha weights the distillation term, always."""
 
-    type: Literal["none", "hard", "soft", "both"] = "none"
-    """`hard`: CE with the teacher's argmax; `soft`: KL at temperature tau, times tau^2; `both`: their mean."""
+    type: Annotated[str, Field(min_length=1)] = "none"
+    """`none`, or `hard`: CE with the teacher's argmax; `soft`: KL at temperature tau, times tau^2; `both`: their mean;
+    or a kind from outside the repository. Whether there is one of that name is asked where a sweep is loaded."""
+    code: str = ""
+    """Identity of the code of a kind from outside, as of a model's."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     tau: Annotated[float, Field(gt=0)] = 1.0
     reduction: Literal["batchmean", "deit"] = "batchmean"

@@ -2,7 +2,8 @@
 
 A module of this folder is a data set of images when it defines `load_source(request, data_root, download) -> Source`;
 it names in `OPTIONS` which options of a request it takes (none where it has no `OPTIONS`). It is one of sentence pairs
-when it defines `load_pairs(data_root) -> TextSource`.
+when it defines `load_pairs(data_root) -> TextSource`. Plugins and installed packages bring such functions by name
+(`raybench.config.plugins`).
 """
 
 from __future__ import annotations
@@ -10,33 +11,53 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
+from raybench.config import plugins
 from raybench.config.folders import cache_root
+from raybench.config.plugins import Extra, Plugin
 from raybench.data.cache import open_decoded
-from raybench.data.source import ImageData, Request
+from raybench.data.source import ImageData, Request, Source
 from raybench.data.text import TextData, encode
-from raybench.errors import DataError
+from raybench.errors import ConfigError, DataError
 
-__all__ = ["ImageData", "Kind", "Request", "TextData", "kind_of", "load", "load_text", "names"]
+__all__ = ["ImageData", "Kind", "Request", "TextData", "find_source", "kind_of", "load", "load_text", "names"]
 
 Kind = Literal["image", "text"]
 DECLARED_BY: dict[str, Kind] = {"load_source": "image", "load_pairs": "text"}
+BROUGHT_BY: dict[str, Kind] = {"DATASETS": "image", "TEXT_DATASETS": "text"}
 
 
 def names(kind: Kind | None = None) -> tuple[str, ...]:
     """Every data set, of one kind or all, sorted."""
-    return tuple(sorted(name for name, own in _kinds().items() if kind in (None, own)))
+    return tuple(sorted(name for name, own in _all().items() if kind in (None, own)))
 
 
 def kind_of(name: str) -> Kind:
     """What a data set holds. Raises DataError for an unknown name."""
-    if name not in _kinds():
+    if name not in _all():
         raise DataError(_unknown(name, names()))
-    return _kinds()[name]
+    return _all()[name]
+
+
+def check_extras() -> None:
+    """Raise ConfigError where a data set from outside has the name of one of ours."""
+    extras = [extra for group in BROUGHT_BY for extra in plugins.extras(group).values()]
+    if faults := [
+        f"{extra}: raybench has a data set of that name; give yours another"
+        for extra in extras
+        if extra.name in _kinds()
+    ]:
+        raise ConfigError(faults)
+
+
+def _all() -> dict[str, Kind]:
+    brought = {name: kind for group, kind in BROUGHT_BY.items() for name in plugins.extras(group)}
+    return brought | _kinds()
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +80,22 @@ def load(what: str | Request, data_root: Path | None = None, *, download: bool =
     Raises DataError for an unknown name, for an option that the data set does not take, for data that are absent, and
     for files that cannot be read.
     """
+    return _load(_asked(what), _absolute(data_root), download, cache_root(), plugins.loaded())
+
+
+def find_source(what: str | Request, data_root: Path | None = None, *, download: bool = False) -> Source:
+    """Where a data set of images was found; nothing is decoded. Raises DataError as `load` does."""
+    request = _asked(what)
+    data_root = _absolute(data_root)
+    if (extra := _extra(request.name)) is not None:
+        return _from_outside(extra, plugins.called(extra, extra.load(), request, data_root, download))
+    module = importlib.import_module(f"{__name__}.{request.name}")
+    source: Source = module.load_source(request, data_root, download)
+    return source
+
+
+def _asked(what: str | Request) -> Request:
+    """The request, with what its data set takes. Raises DataError for what it does not take."""
     request = Request(what) if isinstance(what, str) else what
     _check(request.name, "image")
     taken = _options(request.name)
@@ -68,14 +105,22 @@ def load(what: str | Request, data_root: Path | None = None, *, download: bool =
             f"{request.name} takes no dataset.{refused[0]} (it is {request.options[refused[0]]}); leave it out, or "
             f"name one of the data sets that do: {', '.join(others)}"
         )
-    if "decode_size" not in taken:
-        request = replace(request, image_size=None)
-    return _load(request, _absolute(data_root), download, cache_root())
+    return request if "decode_size" in taken else replace(request, image_size=None)
 
 
 def _options(name: str) -> tuple[str, ...]:
     """What a data set takes beside its name."""
+    if (extra := _extra(name)) is not None:
+        module = sys.modules.get(getattr(extra.load(), "__module__", ""))
+        return tuple(getattr(module, "OPTIONS", ()))
     return tuple(getattr(importlib.import_module(f"{__name__}.{name}"), "OPTIONS", ()))
+
+
+def _extra(name: str) -> Extra | None:
+    """The data set where it comes from outside."""
+    if name in _kinds():
+        return None
+    return next((extra for group in BROUGHT_BY if (extra := plugins.find(group, name)) is not None), None)
 
 
 def load_text(name: str, data_root: Path | None = None) -> TextData:
@@ -87,7 +132,7 @@ def load_text(name: str, data_root: Path | None = None) -> TextData:
     installed.
     """
     _check(name, "text")
-    return _load_text(name, _absolute(data_root))
+    return _load_text(name, _absolute(data_root), plugins.loaded())
 
 
 def _absolute(data_root: Path | None) -> Path:
@@ -108,12 +153,28 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _load(request: Request, data_root: Path, download: bool, cache: Path) -> ImageData:  # noqa: ARG001  (cache: part of the memo's key)
-    source = importlib.import_module(f"{__name__}.{request.name}").load_source(request, data_root, download)
-    return open_decoded(source)
+def _load(  # cache and known are parts of the memo's key
+    request: Request,
+    data_root: Path,
+    download: bool,
+    cache: Path,  # noqa: ARG001
+    known: tuple[Plugin, ...],  # noqa: ARG001
+) -> ImageData:
+    return open_decoded(find_source(request, data_root, download=download))
+
+
+def _from_outside(extra: Extra, source: Source) -> Source:
+    """Under the name it was asked for by, decoded anew where its code has changed."""
+    if not isinstance(source, Source):
+        raise DataError(f"{extra}: must return a raybench.data.source.Source, not {type(source).__name__}")
+    decode = partial(plugins.called, extra, source.decode)
+    return replace(source, name=extra.name, layout=f"{source.layout} {extra.code}", decode=decode)
 
 
 @lru_cache(maxsize=2)
-def _load_text(name: str, data_root: Path) -> TextData:
+def _load_text(name: str, data_root: Path, known: tuple[Plugin, ...]) -> TextData:  # noqa: ARG001  (part of the memo's key)
     # Not kept on disk: a process reads it once, and 31,014 pairs take 3 s.
+    if (extra := _extra(name)) is not None:
+        source = plugins.called(extra, extra.load(), data_root)
+        return encode(replace(source, name=name, read=partial(plugins.called, extra, source.read)))
     return encode(importlib.import_module(f"{__name__}.{name}").load_pairs(data_root))

@@ -13,6 +13,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybench.config import plugins
+from raybench.config.faults import not_one_of
+from raybench.errors import ConfigError
+
 Reduction = Literal["batchmean", "deit"]
 Kind = Callable[[Tensor, Tensor, float, Reduction], dict[str, Tensor]]
 
@@ -52,6 +56,15 @@ KINDS: dict[str, Kind] = {"hard": _hard_kind, "soft": _soft_kind, "both": _both_
 """Kind of distillation -> its named terms; the distillation loss is their mean."""
 
 
+def kind_of(name: str) -> Kind:
+    """A kind of ours, or one from outside the repository. Raises ConfigError where there is none of that name."""
+    if name in KINDS:
+        return KINDS[name]
+    if (extra := plugins.find("LOSSES", name)) is None:
+        raise ConfigError([not_one_of("distillation.type", name, plugins.losses())])
+    return extra.load()
+
+
 def distillation_loss(
     classification: Tensor,
     student: Tensor,
@@ -70,6 +83,6 @@ def distillation_loss(
     """
     if alpha == 0:
         return {"loss": classification, "ce": classification}
-    terms = KINDS[kind](student, teacher, tau, reduction)
+    terms = kind_of(kind)(student, teacher, tau, reduction)
     distillation = sum(terms.values(), start=student.new_zeros(())) / len(terms)
     return {"loss": (1 - alpha) * classification + alpha * distillation, "ce": classification, **terms}

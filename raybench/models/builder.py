@@ -7,9 +7,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from raybench.config import plugins
 from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError, WeightsError
 from raybench.models import registry, timm_models, tome_vit, weights
@@ -54,7 +56,7 @@ def build(
     comes before all of them. Raises ConfigError for an unknown name or options that do not fit, and WeightsError for
     weights that are absent, refused or do not fit.
     """
-    _known(config.name)
+    _known(config)
     if config.name in registry.text():
         allowed = f"allowed for images: {', '.join(registry.names('image'))} and every timm name"
         raise ConfigError([f"model {config.name} translates sentences and cannot see images; {allowed}"])
@@ -110,14 +112,15 @@ def build_text(
     Raises ConfigError for an unknown name, an image model or options that do not fit, and WeightsError for weights
     that are absent, refused or do not fit.
     """
-    _known(config.name)
+    _known(config)
     if config.name not in registry.text():
         allowed = f"allowed for sentences: {', '.join(registry.names('text'))}"
         raise ConfigError([f"model {config.name} classifies images and cannot read sentences; {allowed}"])
     if set_anyway := [key for key in ("image_size", "mean", "std") if getattr(config, key) is not None]:
         raise ConfigError([f"model {config.name}: {key} is for image models; leave it out" for key in set_anyway])
     _check_options(config, builder := registry.text()[config.name], TEXT_SIZES)
-    module = builder(source_vocabulary=source_vocabulary, target_vocabulary=target_vocabulary, **config.options)
+    sizes = {"source_vocabulary": source_vocabulary, "target_vocabulary": target_vocabulary}
+    module = _built(config.name, builder, **sizes, **config.options)
     if config.weights != "none":
         path = _own_file(config, weights_root)
         weights.load(module, weights.read_state_dict(path), model=config.name, heads=(), source=str(path))
@@ -128,7 +131,7 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
     """Raise WeightsError, within seconds, where the weights of a configuration are absent and cannot be fetched."""
     if config.weights == "none":
         return
-    _known(config.name)
+    _known(config)
     if config.name in registry.names():
         weights.check_published_hash(_own_file(config, weights_root))
     elif config.weights == "pretrained":
@@ -190,8 +193,9 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _known(name: str) -> None:
-    if not registry.exists(name):
+def _known(config: ModelConfig) -> None:
+    plugins.check_code(("MODELS", "TEXT_MODELS"), config.name, config.code)
+    if not registry.exists(name := config.name):
         near = registry.nearest(name)
         hint = f"; nearest known: {', '.join(near)}" if near else ""
         raise ConfigError([f'unknown model "{name}"{hint}. Allowed: {", ".join(registry.names())} and every timm name'])
@@ -199,7 +203,19 @@ def _known(name: str) -> None:
 
 def _build_own(config: ModelConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     _check_options(config, builder := registry.own()[config.name], SIZES)
-    return builder(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **config.options)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    return _built(config.name, builder, **sizes, **config.options)
+
+
+def _built(name: str, builder: Callable[..., nn.Module], **named: Any) -> nn.Module:
+    """The model. Raises ConfigError where one from outside cannot be built, or is none."""
+    extra = plugins.find("MODELS", name) or plugins.find("TEXT_MODELS", name)
+    if extra is None:
+        return builder(**named)
+    module = plugins.called(extra, builder, **named)
+    if not isinstance(module, nn.Module):
+        raise ConfigError([f"{extra}: must return a torch.nn.Module, not {type(module).__name__}"])
+    return module
 
 
 def _check_options(config: ModelConfig, builder: Callable[..., nn.Module], sizes: Sequence[str]) -> None:

@@ -1,4 +1,5 @@
 """Which models there are. The folder is the registry: a family is a file here that declares `MODELS` or `TEXT_MODELS`.
+Plugins and installed packages add to it (`raybench.config.plugins`).
 
 `MODELS` see images and classify them, `TEXT_MODELS` read sentences and translate them; no name is in both. A family may
 also declare `PRETRAINED` (published weights), `UNIT_INPUT` (names of models that take pixels in [0, 1] as they are) and
@@ -10,19 +11,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
+from raybench.config import plugins
+from raybench.config.plugins import Extra
+from raybench.errors import ConfigError
 from raybench.models import timm_models
 from raybench.models.weights import Published
 
 SIMILAR = 0.4
 """Ratio of difflib's below which a name is no help to who mistyped another."""
 
+Builder = Callable[..., nn.Module]
 Translation = Callable[[nn.Module, dict[str, Tensor], str], dict[str, Tensor]]
 """(model, state dict of a file, name of the file for errors) -> state dict of the whole model.
 
@@ -30,21 +35,55 @@ Its keys and shapes must follow from keys and shapes alone: whether a file fits 
 """
 
 
-@cache
-def own() -> dict[str, Callable[..., nn.Module]]:
+class Builders(Mapping[str, Builder]):
+    """Name -> builder, of ours and of those from outside, which are imported when they are asked for."""
+
+    def __init__(self, ours: Mapping[str, Builder], extras: Mapping[str, Extra]) -> None:
+        self.ours = ours
+        self.extras = extras
+
+    def __getitem__(self, name: str) -> Builder:
+        return self.ours[name] if name in self.ours else self.extras[name].load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.ours, **self.extras})
+
+    def __len__(self) -> int:
+        return len({**self.ours, **self.extras})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.ours or name in self.extras
+
+
+def own() -> Builders:
     """Our image models: name -> builder with the keywords num_classes, in_channels, image_size, **options."""
-    return _declared("MODELS")
+    return Builders(_declared("MODELS"), plugins.extras("MODELS"))
 
 
-@cache
-def text() -> dict[str, Callable[..., nn.Module]]:
+def text() -> Builders:
     """Our text models: name -> builder with the keywords source_vocabulary, target_vocabulary, **options."""
     models = _declared("TEXT_MODELS")
-    if twice := models.keys() & own().keys():
+    if twice := models.keys() & _declared("MODELS").keys():
         raise RuntimeError(f"declared as image and as text models: {sorted(twice)}")
-    return models
+    return Builders(models, plugins.extras("TEXT_MODELS"))
 
 
+def check_extras() -> None:
+    """Raise ConfigError where a model from outside has the name of one of ours, or of timm's."""
+    ours = _declared("MODELS").keys() | _declared("TEXT_MODELS").keys()
+    extras = [*plugins.extras("MODELS").values(), *plugins.extras("TEXT_MODELS").values()]
+    faults = []
+    for extra in extras:
+        if extra.name in ours or timm_models.exists(extra.name):
+            whose = "raybench" if extra.name in ours else "timm"
+            faults.append(f"{extra}: {whose} has a model of that name; give yours another")
+    if twice := {extra.name for extra in extras if sum(other.name == extra.name for other in extras) > 1}:
+        faults.append(f"{', '.join(sorted(twice))}: both an image and a text model; give one another name")
+    if faults:
+        raise ConfigError(faults)
+
+
+@cache
 def _declared(attribute: str) -> dict[str, Callable[..., nn.Module]]:
     models: dict[str, Callable[..., nn.Module]] = {}
     for family in families():
@@ -90,7 +129,8 @@ def families() -> tuple[str, ...]:
 
 def names(kind: Literal["image", "text"] | None = None) -> tuple[str, ...]:
     """Names of raybench's own models, of one kind or all, sorted; every timm name is allowed for images besides."""
-    return tuple(sorted({"image": own(), "text": text()}.get(kind or "", own() | text())))
+    wanted = {"image": [own()], "text": [text()]}.get(kind or "", [own(), text()])
+    return tuple(sorted({name for builders in wanted for name in builders}))
 
 
 def exists(name: str) -> bool:

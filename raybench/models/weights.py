@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybench.config.folders import weight_folders
 from raybench.errors import WeightsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,8 +52,7 @@ def search_folders(weights_root: Path | None) -> tuple[Path, ...]:
 
     Without a root: `RAYBENCH_DATA`, else `./data`, as for data sets.
     """
-    root = weights_root or Path(os.environ.get("RAYBENCH_DATA") or "data")
-    return root, root / "weights"
+    return weight_folders(weights_root or Path(os.environ.get("RAYBENCH_DATA") or "data"))
 
 
 def find_published(name: str, published: Published, weights_root: Path | None) -> Path:

@@ -60,7 +60,7 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     read, left_out = _read(trials)
     rows = _with_variants(trials.filter(pl.col("trial_id").is_in(list(read))), read)
     rows, superseded = _one_a_configuration(rows, read)
-    differing = _differing(read[trial_id] for trial_id in rows["trial_id"])
+    differing = _differing([read[trial_id] for trial_id in rows["trial_id"]])
     if by:
         named = _named(by, differing, axes)
         # The split is not left to the user: means over unlike data say nothing.
@@ -130,7 +130,7 @@ def _one_a_configuration(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> tu
     return kept.drop("_identity", "_complete", "_row"), rows.height - kept.height
 
 
-def _differing(trials: Iterable[TrialConfig]) -> list[str]:
+def _differing(trials: Sequence[TrialConfig]) -> list[str]:
     """Keys of the configuration that differ between trials, in the order of definition."""
     values: dict[str, set[str]] = {}
     for trial in trials:
@@ -138,7 +138,18 @@ def _differing(trials: Iterable[TrialConfig]) -> list[str]:
             values.setdefault(key, set()).add(json.dumps(value, default=str))
     # A section that some trials do not have, such as a teacher, is a key of theirs.
     names = [key for key in values if not _holds(key, values) and key not in NEVER_COMPARED]
-    return [key for key in names if len(values[key]) > 1]
+    return [key for key in names if len(values[key]) > 1 and not _follows_name(key, trials)]
+
+
+def _follows_name(key: str, trials: Sequence[TrialConfig]) -> bool:
+    """Whether a key is the code of a model or kind from outside that had the same code in all trials."""
+    section, _, last = key.rpartition(".")
+    if last != "code":
+        return False
+    flats = [trial.flat() for trial in trials]
+    name = f"{section}.type" if section == "distillation" else f"{section}.name"
+    pairs = {(flat.get(name), flat[key]) for flat in flats if flat.get(key) is not None}
+    return len(pairs) == len({named for named, _ in pairs})
 
 
 def _named(by: Sequence[str], differing: Sequence[str], axes: Axes) -> list[str]:

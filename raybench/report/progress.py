@@ -14,6 +14,7 @@ from rich.text import Text
 
 from raybench.config.plan import show
 from raybench.config.trial import TrialConfig
+from raybench.report.events import Events
 from raybench.report.sparkline import sparkline
 from raybench.results.schema import EpochRow, Status
 from raybench.results.store import Store
@@ -48,6 +49,9 @@ class Progress:
     settled: int
     width: int = 1
     """Trials at a time."""
+    quiet: bool = False
+    """Whether only warnings are said."""
+    events: Events = field(default_factory=Events)
     running: dict[str, Job] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     best: tuple[float, str] | None = None
@@ -62,7 +66,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.begun = time.monotonic()
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.quiet:
             self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2, transient=True)
             self.live.start()
         return self
@@ -76,15 +80,17 @@ class Progress:
             self.live.stop()
             self.live = None
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, warning: bool = False) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        if warning or not self.quiet:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def started(self, job: Job) -> None:
         """A job went to a worker."""
         for trial in job.trials:
             self.running[trial.trial_id] = job
             self._since[trial.trial_id] = time.monotonic()
+            self.events.write("started", trial_id=trial.trial_id, cell=job.cell, seed=trial.seed, until=job.rungs[-1])
 
     def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back: trials that are settled now are counted, and told where there is no live table."""
@@ -104,6 +110,14 @@ class Progress:
             self.recent = [*self.recent[-5:], (trial, name, known.status)]
             if self.live is None:
                 self.say(self._line(trial, name, known))
+            self._tell(job, trial, known)
+
+    def _tell(self, job: Job, trial: TrialConfig, known: Known) -> None:
+        if self.events.on:
+            score = known.best if self.mode == "max" else -known.best
+            about = {"trial_id": trial.trial_id, "cell": job.cell, "seed": trial.seed, "status": str(known.status)}
+            count = {"settled": self.settled, "total": self.total, "left_s": self.time_left()}
+            self.events.write("ended", **about, metric=self.metric, value=score, **count)
 
     def _settings(self, trial: TrialConfig) -> str:
         flat = trial.flat()

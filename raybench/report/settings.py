@@ -34,6 +34,8 @@ COLUMNS = {
 SAID_BY_POPULATION = frozenset(COLUMNS.values()) - {f"config/{TRAIN_SIZE}"} | {
     f"config/dataset.{name}" for name in ("fingerprint", "path", "test_path")
 }
+CODES = frozenset(f"config/{section}.code" for section in ("model", "distillation", "distillation.teacher"))
+"""Identities of code from outside the repository: they tell settings apart and are no hyperparameters."""
 SPEEDS = frozenset({"infer_samples_per_sec", "train_samples_per_sec", "train_time"})
 """Metrics that are only comparable on one device."""
 
@@ -94,7 +96,7 @@ def settings_of(
     rows = rows.filter(pl.col(metric).is_not_null() & pl.col(metric).is_finite())
     if not len(rows):
         return []
-    said = SAID_BY_POPULATION | {"config/seed"}
+    said = SAID_BY_POPULATION | CODES | {"config/seed"}
     config = [name for name in rows.columns if name.startswith("config/") and name not in said]
     # Of a sweep with a hundred columns few vary: the others tell nothing apart.
     needed = (*keys, ALPHA, TYPE)

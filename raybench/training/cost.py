@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
+from raybench.config import plugins
 from raybench.config.trial import TrialConfig
 from raybench.data.views import BLOCK
 from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import TeacherRecord
+from raybench.errors import ConfigError
 from raybench.training.batches import views_of
-from raybench.training.device import choose_device
+from raybench.training.device import choose_device, out_of_memory
 from raybench.training.kinds import kind_of
 from raybench.training.preparation import TeacherWanted, teacher_folder
 from raybench.training.recorder import Setup
+from raybench.training.speed import in_words
 
 PROBE_EXAMPLES = 64
 PROBE_LARGE = 2
@@ -100,8 +103,22 @@ class Estimator:
         parts = (trial.task, trial.dataset.data_key, trial.dataset.image_size, trial.precision)
         key = f"{parts} {trial.model.model_dump_json()}"
         if key not in self._speeds:
-            self._speeds[key] = _probe(trial, self.setup)
+            try:
+                self._speeds[key] = _probe(trial, self.setup)
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NameError, KeyError) as error:
+                raise _untrainable(trial, error) from error
         return self._speeds[key]
+
+
+def _untrainable(trial: TrialConfig, error: Exception) -> ConfigError:
+    """That two steps of a model cannot be made, as anything may go wrong in a model of the user's own."""
+    model, data = trial.model.name, trial.dataset.name
+    if (lack := out_of_memory(error)) is not None:
+        smaller = f"a smaller model or image_size, or a machine with more, is needed (tried {PROBE_LARGE} images)"
+        return ConfigError([f"model {model} on {data}: {lack} in the first step; {smaller}"])
+    extra = plugins.find("MODELS", model) or plugins.find("TEXT_MODELS", model)
+    why = plugins.blamed(error, extra.root) if extra else in_words(error)
+    return ConfigError([f"model {model} on {data}: cannot be trained: {why}"])
 
 
 def _probe(trial: TrialConfig, setup: Setup) -> Speed:

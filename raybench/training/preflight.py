@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from raybench.config.names import nearest
-from raybench.config.plan import Plan, first_values, make_setting, show
+from raybench.config.plan import Plan, example_trials, show
 from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.data.views import endless
 from raybench.errors import ConfigError, DataError, RaybenchError
@@ -132,13 +132,10 @@ def _reported(name: str, task: str, faults: Faults, where: Where) -> None:
 def _distinct(plan: Plan) -> list[TrialConfig]:
     """One trial for each distinct part that is checked here, since seeds and learning rates change none of it."""
     seen: dict[str, TrialConfig] = {}
-    for cell in plan.cells:
-        settings = cell.settings or (make_setting(plan.sweep, cell.point, first_values(plan.sweep)),)
-        for setting in settings:
-            trial = setting.trials[0]
-            parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
-            key = " ".join(part.model_dump_json() if part else "" for part in parts)
-            seen.setdefault(f"{key} {trial.canonical().distillation.cache} {trial.canonical().latents}", trial)
+    for trial in example_trials(plan):
+        parts = (trial.dataset, trial.model, trial.canonical().distillation.teacher)
+        key = " ".join(part.model_dump_json() if part else "" for part in parts)
+        seen.setdefault(f"{key} {trial.canonical().distillation.cache} {trial.canonical().latents}", trial)
     return list(seen.values())
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from raybench.config.plugins import Plugin
 from raybench.config.trial import TrialConfig
 from raybench.results.predictions import write_predictions
 from raybench.results.schema import EpochRow, Status, TrialRow, coarse
@@ -65,6 +66,8 @@ class Setup:
     guarded: bool = False
     """Whether this process is ours to end where a trial hangs or the driver is gone; a plain call's is not."""
     env: dict[str, Any] = field(default_factory=dict)
+    plugins: tuple[Plugin, ...] = ()
+    """What a worker loads before it takes a trial."""
     reopened: dict[str, int] = field(default_factory=dict)
     """Trial id -> last attempt before it was asked to run again; settled rows up to that attempt do not count."""
     attempts: dict[str, int] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class Recorder:
 
     @property
     def log(self) -> Folder:
-        """Where a traceback goes; the stack of a hung attempt beside it."""
+        """What the attempt says of itself, a traceback too; the stack of a hung attempt lies beside it."""
         return self._folder / "logs" / f"{self.config.trial_id}-a{self.row.attempt}.txt"
 
     @property

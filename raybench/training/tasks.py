@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raybench.config import plugins
 from raybench.config.trial import DistillationConfig
 from raybench.data.views import normalise
 from raybench.distillation.cache import Rows
-from raybench.distillation.losses import distillation_loss
+from raybench.distillation.losses import distillation_loss, kind_of
 from raybench.distillation.teacher import Teacher
 from raybench.models import BuiltModel, head_parameters
 from raybench.models.two_heads import has_two_heads, two_heads
@@ -236,6 +237,9 @@ class Distillation(Quiet):
     measures = CLASSIFICATION
 
     def __init__(self, student: Classification, config: DistillationConfig, teacher: TeacherLogits) -> None:
+        """Raises ConfigError where the kind of distillation is not here, or has other code than was planned."""
+        plugins.check_code(("LOSSES",), config.type, config.code)
+        kind_of(config.type)
         self.student = student
         self.module = student.module
         self.config = config

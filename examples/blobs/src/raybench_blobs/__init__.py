@@ -1,0 +1,1 @@
+"""What raybench can be given from outside; imported when it is used."""
