@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "init": "raybench.commands.init",
+    "sweep": "raybench.sweep",
+    "compare": "raybench.compare",
+    "show": "raybench.commands.show",
+    "why": "raybench.commands.why",
+    "reproduce": "raybench.commands.reproduce",
+    "profile": "raybench.profile",
+    "list": "raybench.commands.list",
+    "data": "raybench.commands.data",
+    "doctor": "raybench.commands.doctor",
+    "completion": "raybench.commands.completion",
+}
+"""Command -> module with its `parser(prog)` and `main`."""
+MODULES = ("sweep", "compare", "profile")
+"""Those that also run as `python -m raybench.NAME`, and are told under which name."""
 
 USAGE = """usage: raybench COMMAND …
 
+  init NAME                          write a commented sweep to start from
   sweep NAME|FILE …                  run a sweep (raybench sweep --help)
   compare [SWEEP …]                  tables of sweeps that were run (raybench compare --help)
   show TRIAL_ID [WHAT …]             its score again, its predictions, attention, merged patches; its run as files
@@ -14,6 +34,9 @@ USAGE = """usage: raybench COMMAND …
   reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
   profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
   list models|datasets|sweeps        what there is
+  data get|check NAME                fetch, verify and decode a data set
+  doctor                             what is here, what is in the way of a sweep, and what to do about it
+  completion bash|zsh                completion in a shell
 
 raybench --version
 """
@@ -21,6 +44,10 @@ raybench --version
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what the word under its cursor may become
+        from raybench.commands.completion import complete
+
+        complete(COMMANDS)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -31,25 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"raybench {__version__}")
         return 0
-    if command == "sweep":
-        from raybench import sweep
-
-        return sweep.main(rest, prog="raybench sweep")
-    if command == "compare":
-        from raybench import compare
-
-        return compare.main(rest, prog="raybench compare")
-    if command == "profile":
-        from raybench import profile
-
-        return profile.main(rest, prog="raybench profile")
-    if command in ("list", "show", "why", "reproduce"):
-        from importlib import import_module
-
-        return int(import_module(f"raybench.commands.{command}").main(rest))
+    if command in COMMANDS:
+        run = import_module(COMMANDS[command]).main
+        return int(run(rest, prog=f"raybench {command}") if command in MODULES else run(rest))
     from raybench.config.names import nearest
 
-    near = nearest(command, ("sweep", "compare", "show", "why", "reproduce", "profile", "list"), n=1)
+    near = nearest(command, COMMANDS, n=1)
     print(f'raybench: "{command}": no such command' + (f"; did you mean {near[0]}?" if near else ""), file=sys.stderr)
     print(USAGE, end="", file=sys.stderr)
     return 2

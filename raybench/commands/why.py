@@ -17,12 +17,17 @@ DIFFERS_HERE = ("raybench", "git_commit", "torch", "cpu", "gpu")
 """Of the environment: what may be another one now."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print it, a paragraph a fact."""
-    parse = argparse.ArgumentParser(prog="raybench why", description=__doc__.partition(": ")[2])
+def parser(prog: str = "raybench why") -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition(": ")[2])
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
     parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print it, a paragraph a fact."""
+    args = parser().parse_args(argv)
     return ended(lambda: _why(args))
 
 

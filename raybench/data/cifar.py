@@ -18,13 +18,13 @@ from filelock import FileLock
 
 from raybench.config.folders import cache_root
 from raybench.data.encoded import ImageTable, read
+from raybench.data.fetching import SILENT_SERVER_S, fetch
+from raybench.data.progress import tell
 from raybench.data.source import Decoded, Images, Labels, Source
 from raybench.errors import DataError
 
 SHAPE = (3, 32, 32)
 OFFICIAL_SIZES = {"train": 50_000, "test": 10_000}
-SILENT_SERVER_S = 20.0
-"""How long a server may say nothing before a download counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Cifar:
             if reason:
                 raise DataError(
                     f"{self.name} was not found: looked in {root} for {pair[0].name} with {pair[1].name}, and for "
-                    f"the folder {self.folder}; {reason}. Name the folder that holds them with "
-                    "--data-root DIR, or do without files: --preset quick"
+                    f"the folder {self.folder}; {reason}. Name the folder that holds them with --data-root DIR, fetch "
+                    f"them (raybench data get {self.name}), or do without files: --preset quick"
                 )
         files = tuple(sorted(path for path in folder.iterdir() if path.is_file()))
         return self._source(files, "torchvision", partial(self._decode_torchvision, root))
@@ -88,7 +88,8 @@ class Cifar:
         return Decoded(train_images, train_labels, test_images, test_labels, variant="official")
 
     def _download(self, root: Path) -> str:
-        """Download into `root`; empty when the folder is there afterwards, else the reason why not.
+        """Download into `root`, or unpack the archive that lies there; empty when the folder is there afterwards, else
+        the reason why not.
 
         It is unpacked beside its place and renamed, so no other process sees half of it.
         """
@@ -101,10 +102,27 @@ class Cifar:
                 if (root / self.folder).is_dir():
                     return ""
                 with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as unpacked, _impatient():
-                    self._torchvision()(unpacked, download=True)
+                    if reason := self._archive(root, Path(unpacked)):
+                        return reason
+                    self._torchvision()(unpacked, download=True)  # compares MD5 sums and unpacks
                     (Path(unpacked) / self.folder).rename(root / self.folder)
         except (OSError, RuntimeError, EOFError) as error:
             return f"the download failed ({error})"
+        return ""
+
+    def _archive(self, root: Path, folder: Path) -> str:
+        """Put the official archive into `folder`, from `root` where it lies there; why not, where not."""
+        from torchvision.datasets.utils import check_integrity
+
+        official = self._torchvision()
+        there = root / official.filename
+        if not there.is_file():
+            fetch(official.url, folder / official.filename)
+            return ""
+        tell(f"checking {there.name}", 0, 0)
+        if not check_integrity(str(there), official.tgz_md5):
+            return f"{there} is damaged or another file (its MD5 sum is not {official.tgz_md5}); fetch it again"
+        (folder / official.filename).symlink_to(there)
         return ""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from raybench.data.fetching import fetch
 from raybench.data.text import PARTS, Sentences, TextSource
 from raybench.errors import DataError
 
@@ -25,21 +26,42 @@ MIN_FREQUENCY = 2
 OFFICIAL = "f7335c4d6d8b04840c9f2e5295f49d2a11784a3ba5b80690d7478935d4d88e6f"
 """SHA-256 over the text of the six files, in the order in which they are looked for."""
 ORIGIN = "data/task1/raw of the GitHub repository multi30k/dataset"
+ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"
 
 
 def load_pairs(data_root: Path | None) -> TextSource:
     """Found in `multi30k` below the data root, or in the root itself. Raises DataError that names what is missing."""
     root = data_root or Path("data")
     folders = (root / "multi30k", root)
-    names = [f"{FILES[part]}.{language}.gz" for part in PARTS for language in (SOURCE, TARGET)]
+    names = _names()
     found = {name: folder / name for folder in reversed(folders) for name in names if (folder / name).is_file()}
     if missing := [name for name in names if name not in found]:
         raise DataError(
             f"multi30k: {', '.join(missing)} not found; looked in {' and '.join(map(str, folders))}. They are in "
-            f"{ORIGIN}; put all six into {folders[0]}. Without them, the embedded copy_task needs no file"
+            f"{ORIGIN}: fetch them (raybench data get multi30k), or put all six into {folders[0]}. Without them, the "
+            "embedded copy_task needs no file"
         )
     files = tuple(found[name] for name in names)
     return TextSource("multi30k", files, LENGTH, MIN_FREQUENCY, read=partial(_read, files))
+
+
+def fetch_files(data_root: Path) -> None:
+    """Fetch what is missing of the six files into `multi30k` below the data root. Raises DataError where that fails."""
+    folder = data_root / "multi30k"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _names():
+            if not (folder / name).is_file() and not (data_root / name).is_file():
+                fetch(ADDRESS + name, folder / name)
+    except OSError as error:
+        raise DataError(
+            f"multi30k: the download failed ({error}); with a browser the six files are had from {ORIGIN}; put them "
+            f"into {folder}"
+        ) from error
+
+
+def _names() -> list[str]:
+    return [f"{FILES[part]}.{language}.gz" for part in PARTS for language in (SOURCE, TARGET)]
 
 
 def _read(files: tuple[Path, ...]) -> tuple[Mapping[str, Sentences], str]:

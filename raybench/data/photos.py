@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.data.encoded import LISTED, MAX_CORRUPT, UNDECODABLE, CorruptError, check_png, converted
+from raybench.data.progress import tell
 from raybench.data.source import Decoded, Images, Labels
 from raybench.errors import DataError
 
@@ -118,6 +119,7 @@ def _write(part: Part, side: int, path: Path) -> _Written:
         while chunk := list(islice(photos, block)):
             squares = [_keep(written, *each) for each in pool.map(lambda photo: _attempt(photo, side), chunk)]
             seen += len(chunk)
+            tell(f"decoding the {part.name} part", seen, part.count)
             if len(written.corrupt) > MAX_CORRUPT * part.count:
                 raise DataError(_too_many(part, written.corrupt, seen))
             if kept := [square for square in squares if square is not None]:
