@@ -46,5 +46,12 @@ def test_every_module_is_inside(names: list[str]) -> None:
 def test_nothing_else_is_inside(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"raybench"}
-    assert {Path(name).suffix for name in names if name.startswith("raybench/")} == {".py", ".yaml", ".css", ".js"}
+    assert {Path(name).suffix for name in names if name.startswith("raybench/")} == {
+        ".py",
+        ".pyi",
+        ".typed",
+        ".yaml",
+        ".css",
+        ".js",
+    }
     assert [name for name in names if "/tests/" in name or "__pycache__" in name] == []
