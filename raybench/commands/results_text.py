@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from raybench.report.sheet import quantity_title
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
 from raybench.results.published import published
 from raybench.results.schema import Status
-from raybench.results.storage import write_atomically
+from raybench.results.storage import Folder, write_atomically
 from raybench.results.tensorboard import write_overview
 
 PLAIN_WIDTH = 160
@@ -48,11 +49,24 @@ def trouble(sweep: Sweep) -> int:
     for row in bad:
         sweep.events.write("trouble", **row)
         sweep.say(f"{row['status']}: {row['trial_id']} {row['cell']} seed={row['seed']}: {row['reason']}")
+    for line in cures([str(row["reason"]) for row in bad if row["status"] == Status.FAILED], sweep.folder):
+        sweep.say(line)
     if held := sweep.held_back():
         sweep.say(f"held back by gate: stop, since its teacher is weak: {held} trials (gate=warn runs them)")
     code = EXIT_TROUBLE if bad or held else EXIT_COMPLETE
     sweep.events.write("finished", exit_code=code, held_back=held)
     return code
+
+
+def cures(reasons: Sequence[str], folder: Folder) -> list[str]:
+    """What to do about trials that failed for these reasons."""
+    if not reasons:
+        return []
+    lines = [f"their logs: {folder}/logs (raybench why ID says more); --rerun failed runs them again"]
+    if any(reason.startswith("out of memory") for reason in reasons):
+        less = "a smaller batch_size with accumulate, fewer trials at a time (--max-concurrent 1)"
+        lines.insert(0, f"out of memory: {less}, or a larger share (resources.gpu=1) leave each trial more")
+    return lines
 
 
 def show_results(sweep: Sweep) -> None:

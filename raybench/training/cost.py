@@ -23,6 +23,11 @@ from raybench.training.speed import in_words
 PROBE_EXAMPLES = 64
 PROBE_LARGE = 2
 """Examples of a probe of a model that takes more than a fraction of a second for one."""
+OF_A_MODEL = (
+    *(RuntimeError, MemoryError, TypeError, ValueError, AssertionError),
+    *(AttributeError, NameError, IndexError, KeyError),
+)
+"""What a model's own code may raise."""
 TRIAL_OVERHEAD_S = 0.2
 START_S = 20.0
 """Seconds until Ray and its workers stand and torch is imported in each; rough, as the estimate is."""
@@ -105,7 +110,7 @@ class Estimator:
         if key not in self._speeds:
             try:
                 self._speeds[key] = _probe(trial, self.setup)
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NameError, KeyError) as error:
+            except OF_A_MODEL as error:
                 raise _untrainable(trial, error) from error
         return self._speeds[key]
 

@@ -22,7 +22,7 @@ from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
 from raybench.models import count_parameters
 from raybench.results.schema import Status
-from raybench.results.storage import explain, write_atomically
+from raybench.results.storage import explain
 from raybench.training.device import choose_device, driver_version, out_of_memory, release_memory
 from raybench.training.kinds import Made, kind_of, metric_names
 from raybench.training.limits import Limits
@@ -30,6 +30,7 @@ from raybench.training.loop import Epoch, Run, signed, train
 from raybench.training.metrics import CLASSIFICATION
 from raybench.training.recorder import Recorder, Setup
 from raybench.training.tracing import Tracer
+from raybench.training.trial_log import TrialLog
 from raybench.training.watchdog import Watchdog
 
 STORAGE_FAULTS = frozenset(
@@ -98,7 +99,8 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
     assert setup.results is not None, "a trial needs a results folder; train() runs without one"
     recorder = Recorder(config, cell, setup, setup.results)
     limits = Limits(setup.trial_time_s, setup.stall_s)
-    with _watched(setup, recorder, limits):
+    with TrialLog(recorder.log), _watched(setup, recorder, limits):
+        _log_start(config, cell, recorder)
         try:
             return _run(config, setup, until, recorder, limits, micro_batch)
         except ResultsError:
@@ -116,9 +118,18 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
                 reason = lack if images is None else f"{lack}, with {images} images in a forward pass"
             else:
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-                write_atomically(recorder.log, traceback.format_exc().encode())
+                logger.error(traceback.format_exc().rstrip())
         recorder.settle(Status.FAILED, reason)
+        logger.info(f"failed: {reason}")
     return _outcome(setup, recorder)
+
+
+def _log_start(config: TrialConfig, cell: str, recorder: Recorder) -> None:
+    row = recorder.row
+    logger.info(
+        f"trial {row.trial_id}, attempt {row.attempt} in process {os.getpid()} on {row.node}: {config.model.name} on "
+        f"{config.dataset.name}, seed {config.seed}{f', {cell}' if cell else ''}"
+    )
 
 
 def _spare_for_the_storage(error: BaseException | None, config: TrialConfig, setup: Setup) -> None:
@@ -174,6 +185,7 @@ def _run(
     torch.manual_seed(config.seed)
     if (state := recorder.resume()) is not None:
         run.restore(state)
+        logger.info(f"goes on from its checkpoint after epoch {run.epoch}")
     recorder.row.env.update(
         precision=device.precision, threads=torch.get_num_threads(), gpu=device.name, driver=driver_version()
     )
@@ -206,6 +218,10 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
         fault = epoch.fault
         recorder.row.env["compiled"] = run.task.compiled
         recorder.epoch(epoch, run.device.memory_mib())
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        logger.info(
+            f"epoch {epoch.epoch}/{run.config.schedule.epochs}: {metrics}; {epoch.train_time:.2f} s of training"
+        )
         if epoch.finite and run.epoch < until and not run.over and recorder.checkpoints.due(run.epoch):
             recorder.save(run.state())
         return True
@@ -214,8 +230,10 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
     if run.tracer is not None:
         run.tracer.close()
     if not went:
+        logger.info(f"diverged: {fault}")
         recorder.settle(Status.DIVERGED, fault)
     elif not run.over:
+        logger.info(f"paused after epoch {run.epoch}")
         recorder.save(run.state(), paused=True)
         recorder.pause()
     elif not run.best_weights:
@@ -249,7 +267,9 @@ def _conclude(run: Run, setup: Setup, recorder: Recorder, limits: Limits, made: 
         recorder.save_weights(run.best_weights, about | made.header)
     best = recorder.rows[run.best_epoch - 1]
     known: dict[str, Any] = {f"test_{name}": value for name, value in test.items()} | finish.metrics
+    tested = ", ".join(f"{name} {value:.4g}" for name, value in known.items())
     known |= {"best_epoch": run.best_epoch}
+    logger.info(f"complete: the weights of epoch {run.best_epoch} on the test set: {tested}")
     known |= {name: best.value(name) for name in metric_names("eval", run.config.task)}
     recorder.settle(Status.COMPLETE, infer_samples_per_sec=speed, **known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from raybench.config.trial import TrialConfig
+from raybench.report.events import Events
 from raybench.report.progress import Progress, seconds_text
 from raybench.results.schema import EpochRow, Status
 from raybench.results.store import Store
@@ -48,6 +50,32 @@ def test_a_settled_trial_is_a_line_where_there_is_no_terminal(tmp_path: Path) ->
         out.getvalue()
         == f"1/2 complete {trial(0).trial_id} alpha=0.5 train_size=100 lr=0.03 seed=0  eval_top1 61.5 %\n"
     )
+
+
+def test_quiet_says_warnings_only(tmp_path: Path) -> None:
+    shown, out = progress(tmp_path, 2)
+    shown.quiet = True
+    shown.started(job(0))
+    shown.ended(job(0), {trial(0).trial_id: Known(Status.COMPLETE, {1: 50.0})})
+    shown.say("teacher: preparing")
+    shown.say("warning: look out", warning=True)
+    assert out.getvalue() == "warning: look out\n"
+    assert shown.settled == 1
+
+
+def test_programs_are_told_as_well(tmp_path: Path) -> None:
+    shown, _ = progress(tmp_path, 3)
+    told = io.StringIO()
+    shown.events = Events(told)
+    for seed in range(3):
+        shown.started(job(seed))
+        shown.ended(job(seed), {trial(seed).trial_id: Known(Status.COMPLETE, {1: 50.0 + seed})})
+    events = [json.loads(line) for line in told.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["started", "ended"] * 3
+    assert events[0]["until"] == 4
+    last = events[-1]
+    assert (last["trial_id"], last["status"], last["value"]) == (trial(2).trial_id, "complete", 52.0)
+    assert (last["settled"], last["total"], last["left_s"]) == (3, 3, 0.0)
 
 
 def test_a_paused_trial_is_no_line(tmp_path: Path) -> None:

@@ -203,7 +203,9 @@ def test_other_data_than_planned_fail_with_a_reason_for_people(digits: Digits, t
     found = digits.row(tmp_path, trial)
     assert found["status"] == "failed"
     assert FINGERPRINT in found["reason"]
-    assert not (tmp_path / "logs").exists()
+    (log,) = (tmp_path / "logs").iterdir()
+    assert f"failed: {found['reason']}" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_all_images(digits: Digits, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_hanging_trial_is_ended_with_its_stack_and_its_row(
     assert found["reason"].endswith(" in _train")
     assert found["train_time"] > 0
     assert found["started"] < found["ended"]
-    (stack,) = (tmp_path / "logs").iterdir()
+    (stack,) = (tmp_path / "logs").glob("*-stack.txt")
     assert stack.name == f"{trial.trial_id}-a1-stack.txt"
     assert "in hang" in stack.read_text()
     # Settled like any other trial, it leaves no checkpoints.
@@ -90,7 +90,7 @@ def test_a_hang_that_holds_the_interpreters_lock_is_ended_too(
     # No thread of Python's could write the row; what it left goes on, or is given up by the driver.
     assert digits.row(tmp_path, trial)["status"] == "running"
     assert list((tmp_path / "checkpoints").rglob("*epoch-000002*"))
-    (stack,) = (tmp_path / "logs").iterdir()
+    (stack,) = (tmp_path / "logs").glob("*-stack.txt")
     assert "in hang" in stack.read_text()
 
 
