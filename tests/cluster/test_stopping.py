@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @pytest.mark.scenario(4)
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),  # of a terminal that is closed
+    ],
 )
 def test_a_signal_stops_it_and_the_same_command_goes_on(
     sweeps: Sweeps, whole: subprocess.CompletedProcess[str], number: signal.Signals, code: int
