@@ -84,7 +84,7 @@ install: $(STAMP)  ## .venv with everything in requirements.lock, and raybench i
 $(STAMP): requirements.lock pyproject.toml
 	@if [ "$(FRESH)" ]; then $(find_python); \
 		echo "Making .venv with $$($$found --version): all of requirements.lock, about 6 GB, some minutes the first time."; \
-		"$$found" -m venv --clear .venv; \
+		if [ -L .venv ]; then rm .venv; fi; "$$found" -m venv --clear .venv; \
 	else echo "requirements.lock or pyproject.toml is newer than .venv: bringing it up to date."; rm -f $@; fi
 	@if [ -z "$${PIP_CERT:-}" ] && [ -f $(CERTIFICATES) ]; then export PIP_CERT=$(CERTIFICATES); fi; \
 		$(RUN) pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps "$$(grep '^uv==' requirements.lock)"

@@ -96,15 +96,10 @@ def _images(name: str, options: dict[str, Any], root: Path, action: str) -> list
 
 
 def _text(name: str, root: Path, action: str) -> list[str]:
-    from importlib import import_module
-    from importlib.util import find_spec
+    from raybench.data import fetch, load_text
 
-    from raybench.data import load_text
-
-    module = f"raybench.data.{name}"
-    fetch = getattr(import_module(module), "fetch_files", None) if find_spec(module) else None
-    if action == "get" and fetch is not None:
-        fetch(root)
+    if action == "get":
+        fetch(name, root)
     data = load_text(name, root)
     counted = ", ".join(
         f"{len(part):,} {word}"

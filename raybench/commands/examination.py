@@ -96,28 +96,20 @@ def packages(name: str = "raybench") -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding("note", "packages", f"{name} runs from its source and is not installed", "pip install -e .[ray]")
         return
-    lacking: dict[str, list[str]] = {}
-    met = 0
-    for requirement in requirements:
-        extra = _extra_of(requirement)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        if fault := _unmet(requirement):
-            lacking.setdefault(extra, []).append(fault)
-        else:
-            met += not extra
-    if faults := lacking.pop("", []):
-        names = " ".join(
-            f'"{str(each).partition(";")[0].strip()}"' for each in requirements if _unmet(each) and not _extra_of(each)
-        )
-        yield Finding("fault", "packages", "; ".join(faults), f"pip install {names}")
+    asked = [(each, _extra_of(each)) for each in requirements]
+    due = [(each, extra) for each, extra in asked if each.marker is None or each.marker.evaluate({"extra": extra})]
+    lacking = [(each, extra, fault) for each, extra in due if (fault := _unmet(each))]
+    if own := [(each, fault) for each, extra, fault in lacking if not extra]:
+        names = " ".join(f'"{each.name}{each.specifier}"' for each, _ in own)
+        yield Finding("fault", "packages", "; ".join(fault for _, fault in own), f"pip install {names}")
     known = ", ".join(f"{each} {version}" for each in ("torch", "ray", "timm") if (version := _version(each)))
+    met = sum(not extra for _, extra in due) - len(own)
     yield Finding("ok", "packages", f"{met} as required ({known})")
-    for extra, faults in lacking.items():
+    for extra in dict.fromkeys(extra for _, extra, _ in lacking if extra):
+        faults = "; ".join(fault for _, other, fault in lacking if other == extra)
         state: State = "fault" if extra == "ray" else "note"
-        yield Finding(
-            state, "packages", f"{'; '.join(faults)}: {EXTRAS.get(extra, 'optional')}", f'pip install "{name}[{extra}]"'
-        )
+        text = f"{faults}: {EXTRAS.get(extra, 'optional')}"
+        yield Finding(state, "packages", text, f'pip install "{name}[{extra}]"')
 
 
 def _extra_of(requirement: Requirement) -> str:
@@ -322,7 +314,7 @@ def data_sets(root: Path) -> Iterator[Finding]:
     for name in data.names():
         try:
             if data.kind_of(name) == "text":
-                __import__(f"raybench.data.{name}", fromlist=["load_pairs"]).load_pairs(root)
+                data.find_pairs(name, root)
             else:
                 data.find_source(data.Request(name), root)
         except RaybenchError as error:

@@ -16,7 +16,7 @@ from rich.console import Console
 from raybench.commands.borrowed import Unlent, with_best_trials
 from raybench.commands.given import load_plugins
 from raybench.config.load import load_sweep
-from raybench.config.plan import Plan, example_trials, make_plan, outside
+from raybench.config.plan import Plan, make_plan
 from raybench.config.plugins import Plugin, codes
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
@@ -102,6 +102,12 @@ def _plan(config: SweepConfig, unlent: Sequence[Unlent]) -> Plan:
         raise ConfigError([*map(str, unlent), *error.problems]) from error
 
 
+def _codes(config: SweepConfig) -> dict[str, str]:
+    """The code of what the sweep names from outside the repository, wherever it does."""
+    text = json.dumps([config.base, config.factors, config.tune.space])
+    return {key: code for key, code in codes().items() if json.dumps(key.partition(" ")[2]) in text}
+
+
 def _asked_of_trials(here: Setup, config: SweepConfig, plugins: Sequence[Plugin]) -> Setup:
     """Where trials run, with all that the sweep asks of each."""
     known = {"plugins": ", ".join(f"{plugin.name} {plugin.code}" for plugin in plugins)} if plugins else {}
@@ -177,7 +183,7 @@ class Sweep:
             _fits_here(config, strict=not dry_run)
         folder = folder_at(results) / config.name
         config, unlent = with_best_trials(config, folder.parent)
-        config = config.model_copy(update={"codes": codes()})
+        config = config.model_copy(update={"codes": _codes(config)})
         plan = _plan(config, unlent)
         store = Store(folder)
         if not dry_run:
@@ -196,8 +202,7 @@ class Sweep:
         )
         if unlent and not dry_run:
             raise ConfigError([str(each) for each in unlent])
-        used = outside(example_trials(plan))
-        config = config.model_copy(update={"fingerprints": checked.fingerprints, "codes": used})
+        config = config.model_copy(update={"fingerprints": checked.fingerprints})
         sweep = cls(
             config=config,
             why_preset=why,

@@ -93,11 +93,14 @@ class Extra:
 
 
 _loaded: dict[str, Plugin] = {}
+_paths: dict[str, Path] = {}
+"""Of the files among them."""
 _defined: dict[str, dict[str, Extra]] = {kind: {} for kind in KINDS}
 
 
 def load(names: Sequence[str]) -> tuple[Plugin, ...]:
-    """Load plugins: files by their paths, modules by their names. One that is loaded already stays as it is.
+    """Load plugins: files by their paths, modules by their names. One that is loaded already stays as it is, unless its
+    file has changed.
 
     Raises ConfigError with what is wrong with each: absent, raising, of no use, or giving a name twice.
     """
@@ -143,6 +146,7 @@ def loaded() -> tuple[Plugin, ...]:
 def forget() -> None:
     """Be as if no plugin had been loaded, and look for installed packages anew."""
     _loaded.clear()
+    _paths.clear()
     for kind in KINDS:
         _defined[kind].clear()
     _points.cache_clear()
@@ -256,7 +260,9 @@ def _load_file(path: Path) -> Plugin:
     if (known := _loaded.get(plugin.name)) is not None:
         if known == plugin:
             return known
-        raise ConfigError(["another file of this name is loaded already; give each a name of its own"])
+        if _paths.get(plugin.name) != path:
+            raise ConfigError(["another file of this name is loaded already; give each a name of its own"])
+        _drop(known)  # edited since, as between two calls in a notebook
     module_name = f"raybench_plugin_{path.stem}_{_digest(str(path).encode())}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
@@ -268,7 +274,14 @@ def _load_file(path: Path) -> Plugin:
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise ConfigError([_why(error, path)]) from error
+    _paths[plugin.name] = path
     return _register(plugin, module, path)
+
+
+def _drop(plugin: Plugin) -> None:
+    del _loaded[plugin.name]
+    for kind, defined in _defined.items():
+        _defined[kind] = {name: extra for name, extra in defined.items() if extra.origin != plugin.name}
 
 
 def _why(error: BaseException, root: Path) -> str:

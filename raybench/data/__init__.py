@@ -22,10 +22,22 @@ from raybench.config.folders import cache_root
 from raybench.config.plugins import Extra, Plugin
 from raybench.data.cache import open_decoded
 from raybench.data.source import ImageData, Request, Source
-from raybench.data.text import TextData, encode
+from raybench.data.text import TextData, TextSource, encode
 from raybench.errors import ConfigError, DataError
 
-__all__ = ["ImageData", "Kind", "Request", "TextData", "find_source", "kind_of", "load", "load_text", "names"]
+__all__ = [
+    "ImageData",
+    "Kind",
+    "Request",
+    "TextData",
+    "fetch",
+    "find_pairs",
+    "find_source",
+    "kind_of",
+    "load",
+    "load_text",
+    "names",
+]
 
 Kind = Literal["image", "text"]
 DECLARED_BY: dict[str, Kind] = {"load_source": "image", "load_pairs": "text"}
@@ -135,6 +147,26 @@ def load_text(name: str, data_root: Path | None = None) -> TextData:
     return _load_text(name, _absolute(data_root), plugins.loaded())
 
 
+def find_pairs(name: str, data_root: Path | None = None) -> TextSource:
+    """Where a data set of sentence pairs was found; nothing is read. Raises DataError as `load_text` does."""
+    _check(name, "text")
+    if (extra := _extra(name)) is not None:
+        found = plugins.called(extra, extra.load(), _absolute(data_root))
+        if not isinstance(found, TextSource):
+            raise DataError(f"{extra}: must return a raybench.data.text.TextSource, not {type(found).__name__}")
+        return replace(found, name=name, read=partial(plugins.called, extra, found.read))
+    source: TextSource = importlib.import_module(f"{__name__}.{name}").load_pairs(_absolute(data_root))
+    return source
+
+
+def fetch(name: str, data_root: Path | None = None) -> None:
+    """Fetch what is missing of a data set of sentence pairs, where it can be. Raises DataError where that fails."""
+    _check(name, "text")
+    if _extra(name) is None:
+        module = importlib.import_module(f"{__name__}.{name}")
+        getattr(module, "fetch_files", lambda _: None)(_absolute(data_root))
+
+
 def _absolute(data_root: Path | None) -> Path:
     return (Path("data") if data_root is None else data_root).expanduser().absolute()
 
@@ -174,7 +206,4 @@ def _from_outside(extra: Extra, source: Source) -> Source:
 @lru_cache(maxsize=2)
 def _load_text(name: str, data_root: Path, known: tuple[Plugin, ...]) -> TextData:  # noqa: ARG001  (part of the memo's key)
     # Not kept on disk: a process reads it once, and 31,014 pairs take 3 s.
-    if (extra := _extra(name)) is not None:
-        source = plugins.called(extra, extra.load(), data_root)
-        return encode(replace(source, name=name, read=partial(plugins.called, extra, source.read)))
-    return encode(importlib.import_module(f"{__name__}.{name}").load_pairs(data_root))
+    return encode(find_pairs(name, data_root))

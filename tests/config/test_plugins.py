@@ -78,6 +78,18 @@ def test_the_same_file_again_is_the_same_plugin(tmp_path: Path) -> None:
     assert plugins.load([path]) == plugins.load([path, path])
 
 
+def test_a_file_that_was_edited_is_loaded_anew(tmp_path: Path) -> None:
+    path = written(tmp_path, MINE)
+    plugins.load([path])
+    written(tmp_path, "MODELS = {'other_net': print}\n")
+    (plugin,) = plugins.load([path])
+    assert plugins.loaded() == (plugin,)
+    assert plugins.codes() == {"model other_net": plugin.code}
+    written(tmp_path, "MODELS = 1\n")
+    refused(path)
+    assert plugins.loaded() == ()
+
+
 def test_a_module_is_known_by_all_the_files_of_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     written(tmp_path, "", "zoo_a/__init__.py")
