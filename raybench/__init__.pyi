@@ -9,5 +9,16 @@ from raybench.errors import ResultsError as ResultsError
 from raybench.errors import WeightsError as WeightsError
 
 __version__: str
-__file__: str
 FROM_API: tuple[str, ...]
+__all__ = [
+    "Comparison",
+    "ConfigError",
+    "DataError",
+    "RaybenchError",
+    "Results",
+    "ResultsError",
+    "WeightsError",
+    "__version__",
+    "load_results",
+    "run_sweep",
+]

@@ -21,7 +21,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     target = tmp_path_factory.mktemp("installed")
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(ROOT / "examples/blobs")]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     cache = tmp_path_factory.mktemp("cache")
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{target}", "RAYBENCH_CACHE": str(cache), "NO_COLOR": "1"}
 
@@ -34,7 +34,7 @@ def run(environment: dict[str, str], folder: Path, *arguments: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

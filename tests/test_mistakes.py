@@ -90,13 +90,17 @@ def test_a_terminal_that_is_closed() -> None:
     pytest.importorskip("ray")
     from raybench.cluster.driver import Stop, Stopped
 
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which these tests may run under, has it ignored
     stop = Stop(None)
-    with stop.installed():
-        os.kill(os.getpid(), signal.SIGHUP)
-        with pytest.raises(Stopped) as stopped:
-            stop.check()
-    assert stopped.value.number == signal.SIGHUP
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    try:
+        with stop.installed():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Stopped) as stopped:
+                stop.check()
+        assert stopped.value.number == signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_old_python() -> None:

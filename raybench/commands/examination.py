@@ -300,10 +300,12 @@ def disks(results: str) -> Iterator[Finding]:
             yield Finding("fault", "disk", f"{what}: {path} cannot be written: {error.strerror or error}", cure)
             continue
         text = f"{what}: {found.free / GIB:.1f} GiB free in {path}"
-        if what.startswith("Ray") and found.used / max(1, found.used + found.free) > FULL_DISK:
+        judged = _judged("disk", text, found.free / GIB, LEAST_FREE_GIB, LITTLE_FREE_GIB, cure)
+        full = what.startswith("Ray") and found.used / max(1, found.used + found.free) > FULL_DISK
+        if full and judged.state == "ok":
             yield Finding("note", "disk", f"{text}, more than {FULL_DISK:.0%} in use, so that Ray complains", cure)
         else:
-            yield _judged("disk", text, found.free / GIB, LEAST_FREE_GIB, LITTLE_FREE_GIB, cure)
+            yield judged
 
 
 def data_sets(root: Path) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import polars as pl
 from rich.console import Console
 
 from raybench.commands.borrowed import Unlent, with_best_trials
-from raybench.commands.given import load_plugins
+from raybench.commands.given import check_used, load_plugins
 from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.plugins import Plugin, codes
@@ -179,6 +179,7 @@ class Sweep:
         given = load_plugins(plugins)
         chosen, why = choose_preset(preset, address)
         config = load_sweep(name, chosen, overrides, options, unknown_name)
+        check_used(config)
         if address is None:
             _fits_here(config, strict=not dry_run)
         folder = folder_at(results) / config.name

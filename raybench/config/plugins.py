@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -300,7 +300,7 @@ def _register(plugin: Plugin, module: ModuleType, root: Path) -> Plugin:
             faults.append(f"{kind} must be a mapping from names to functions, not {type(declared).__name__}")
             continue
         for name, function in declared.items():
-            extra = Extra(kind, name, plugin.name, plugin.code, root, lambda function=function: function)
+            extra = Extra(kind, name, plugin.name, plugin.code, root, partial(_same, function))
             if not callable(function):
                 faults.append(f"{kind}: {name} is a {type(function).__name__}; it must be a function or a class")
             elif fault := _taken(extra):
@@ -316,6 +316,10 @@ def _register(plugin: Plugin, module: ModuleType, root: Path) -> Plugin:
     return plugin
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def _taken(extra: Extra) -> str | None:
     """Whose the name is already, in words; none where it is free. Whoever knows raybench's own names asks for those."""
     if extra.kind == "LOSSES" and extra.name in DISTILLATION:
@@ -325,8 +329,8 @@ def _taken(extra: Extra) -> str | None:
 
 
 @cache
-def _points() -> metadata.EntryPoints:
-    """Those of every installed package, read once."""
+def _points() -> Any:
+    """The entry points of every installed package (`metadata.EntryPoints`), read once."""
     return metadata.entry_points()
 
 
@@ -392,6 +396,7 @@ def _stated_version(source: str, name: str) -> str | None:
         if (
             isinstance(node, ast.Assign)
             and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, int | str)
             and any(isinstance(target, ast.Name) and target.id == "RECIPE_VERSION" for target in node.targets)
         ):
             return f"{name} {node.value.value}"

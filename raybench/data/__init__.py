@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -56,13 +57,13 @@ def kind_of(name: str) -> Kind:
     return _all()[name]
 
 
-def check_extras() -> None:
-    """Raise ConfigError where a data set from outside has the name of one of ours."""
+def check_extras(names: Collection[str]) -> None:
+    """Raise ConfigError where a data set from outside, of these names, has that of one of ours."""
     extras = [extra for group in BROUGHT_BY for extra in plugins.extras(group).values()]
     if faults := [
         f"{extra}: raybench has a data set of that name; give yours another"
         for extra in extras
-        if extra.name in _kinds()
+        if extra.name in names and extra.name in _kinds()
     ]:
         raise ConfigError(faults)
 

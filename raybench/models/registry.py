@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -68,10 +68,11 @@ def text() -> Builders:
     return Builders(models, plugins.extras("TEXT_MODELS"))
 
 
-def check_extras() -> None:
-    """Raise ConfigError where a model from outside has the name of one of ours, or of timm's."""
+def check_extras(names: Collection[str]) -> None:
+    """Raise ConfigError where a model from outside, of these names, has that of one of ours, or of timm's."""
     ours = _declared("MODELS").keys() | _declared("TEXT_MODELS").keys()
-    extras = [*plugins.extras("MODELS").values(), *plugins.extras("TEXT_MODELS").values()]
+    every = [*plugins.extras("MODELS").values(), *plugins.extras("TEXT_MODELS").values()]
+    extras = [extra for extra in every if extra.name in names]
     faults = []
     for extra in extras:
         if extra.name in ours or timm_models.exists(extra.name):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
-from .conftest import Sweeps
+if TYPE_CHECKING:
+    from .conftest import Sweeps
 
 pytest.importorskip("ray")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +14,8 @@ from raybench.training import trial_log
 from raybench.training.trial import run_trial
 from raybench.training.trial_log import LOGGER, TrialLog
 
-from .conftest import Digits
+if TYPE_CHECKING:
+    from .conftest import Digits
 
 SAYS = logging.getLogger("raybench.some.module")
 
