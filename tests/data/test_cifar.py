@@ -187,6 +187,27 @@ def test_download(tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.
     check_generated("cifar100", root, "official")
 
 
+def test_an_archive_that_lies_in_the_data_root_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.datasets
+
+    root = tmp_path / "data"
+    root.mkdir()
+    archive = root / torchvision.datasets.CIFAR100.filename
+    pack(tmp_path, archive, monkeypatch)
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", "http://127.0.0.1:1/packed.tar.gz")
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-9])
+    with pytest.raises(DataError, match=f"{archive} is damaged or another file .*; fetch it again"):
+        load("cifar100", root)
+    archive.write_bytes(content)
+    assert load("cifar100", root).variant == "official"
+    assert sorted(path.name for path in root.iterdir()) == ["cifar-100-python", archive.name]
+    assert archive.read_bytes() == content
+    check_generated("cifar100", root, "official")
+
+
 @pytest.mark.parametrize("sent", ["nothing", "other bytes"])
 def test_what_was_looked_for_is_said(
     tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, sent: str
