@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raybench.commands.arguments import duration, positive
+from raybench.commands.arguments import duration, positive, price
 from raybench.commands.endings import EXIT_COMPLETE, ended
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ def parser(prog: str = "python -m raybench.compare") -> argparse.ArgumentParser:
     parse.add_argument("--at-epoch", type=positive, metavar="N", help="compare validation after N epochs")
     parse.add_argument("--at-time", type=duration, metavar="TIME", help="and after so long (90, 30m, 2h)")
     parse.add_argument("--target", type=float, metavar="VALUE", help="epochs and seconds to this validation metric")
-    parse.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of a device, for the cost of each cell")
+    parse.add_argument(
+        "--price-per-hour",
+        type=price,
+        metavar="PRICE",
+        help="of a device, for the cost of each cell (default: provider.price_per_hour of ./cluster.yaml, where it is)",
+    )
     return parse
 
 
@@ -68,12 +73,14 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m raybench.comp
 
 def _command(args: argparse.Namespace) -> int:
     from raybench.commands.comparing import Asked, compare_sweeps, compare_trials
+    from raybench.config.price import Price, price_in
     from raybench.results.storage import folder_at
 
     root = folder_at(args.results)
     if args.examples:
         _print_sheets([compare_trials(root, args.sweeps, *args.examples)])
         return EXIT_COMPLETE
+    given = args.price_per_hour
     asked = Asked(
         by=tuple(args.by),
         metric=args.metric,
@@ -81,7 +88,7 @@ def _command(args: argparse.Namespace) -> int:
         at_epoch=args.at_epoch,
         at_seconds=args.at_time,
         target=args.target,
-        price_per_hour=args.price_per_hour,
+        price=price_in(Path("cluster.yaml")) if given is None else Price(given, "--price-per-hour"),
     )
     tables = compare_sweeps(root, args.sweeps, asked)
     if args.out is not None:

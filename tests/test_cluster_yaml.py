@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from raybench.config.price import price_in
+
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -45,6 +47,19 @@ def test_ray_accepts_it_and_starts_every_worker(cluster: Cluster, check_with_ray
     workers = len(cluster["provider"]["worker_ips"])
     node = prepared["available_node_types"]["local.cluster.node"]
     assert (node["min_workers"], node["max_workers"], prepared["max_workers"]) == (workers, workers, workers)
+
+
+def test_ray_lets_a_price_pass_and_tables_read_it(
+    cluster: Cluster, check_with_ray: Callable[[Cluster], Cluster], tmp_path: Path
+) -> None:
+    text = (ROOT / "cluster.yaml").read_text().replace("  # price_per_hour:", "  price_per_hour:")
+    priced = yaml.safe_load(text)
+    assert priced["provider"].keys() - cluster["provider"].keys() == {"price_per_hour"}
+    check_with_ray(priced)
+    (tmp_path / "cluster.yaml").write_text(text)
+    found = price_in(tmp_path / "cluster.yaml")
+    assert found is not None
+    assert found.per_hour == priced["provider"]["price_per_hour"] > 0
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,14 @@ def duration(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: must be a duration above 0, such as 90, 30m or 2h")
     return seconds
+
+
+def price(text: str) -> float:
+    """A price, which may be 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of at least 0")
+    return number

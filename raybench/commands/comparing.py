@@ -11,6 +11,7 @@ import polars as pl
 from raybench.config.changes import read_resolved
 from raybench.config.load import load_sweep
 from raybench.config.plan import Cell, Setting, make_plan
+from raybench.config.price import Price
 from raybench.config.sweep import SweepConfig, better
 from raybench.errors import ConfigError, RaybenchError, ResultsError
 from raybench.report.budget import Budget, at_equal_cost, budget_sheet
@@ -41,7 +42,7 @@ class Asked:
     at_epoch: int | None = None
     at_seconds: float | None = None
     target: float | None = None
-    price_per_hour: float | None = None
+    price: Price | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Compared:
     budget: Budget | None
     reproductions: tuple[Reproduction, ...]
     notes: tuple[str, ...]
-    price_per_hour: float | None
+    price: Price | None
+    """Of a device; none where nobody says."""
     trials: pl.DataFrame = field(repr=False, compare=False)
     """The rows compared, one a trial."""
     epochs: pl.DataFrame = field(repr=False, compare=False)
@@ -69,7 +71,7 @@ class Compared:
 
     def sheets(self) -> list[Sheet]:
         """The comparison, the same at equal cost, and what was published beside it."""
-        main = make_sheet(self.results, self.title)
+        main = make_sheet(self.results, self.title, price=self.price)
         sheets = [replace(main, footnotes=(*main.footnotes, *self.notes))]
         if self.budget is not None:
             sheets.append(budget_sheet(self.budget, self.results))
@@ -84,7 +86,7 @@ class Compared:
     def text(self, form: str) -> str:
         """All of it as md, html, csv, latex or json."""
         if form == "csv":
-            return as_csv(records(self.results, self.price_per_hour))
+            return as_csv(records(self.results, self.price))
         if form == "json":
             return as_json(self._content())
         if form in ("html", "latex"):
@@ -97,7 +99,7 @@ class Compared:
         return {
             "name": self.name,
             "preset": self.preset,
-            "cells": records(self.results, self.price_per_hour),
+            "cells": records(self.results, self.price),
             "at_equal_cost": self.budget,
             "published": [
                 {
@@ -226,7 +228,7 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         budget=budget,
         reproductions=tuple(reproductions(rows_published, results, epochs, assumed)),
         notes=tuple(notes),
-        price_per_hour=asked.price_per_hour,
+        price=asked.price,
         trials=found.rows,
         epochs=epochs,
     )

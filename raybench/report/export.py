@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from raybench.config.price import Price
 from raybench.report.comparison import CellResult
 
 
-def records(results: Sequence[CellResult], price_per_hour: float | None = None) -> list[dict[str, Any]]:
-    """One flat record a cell, the same keys in each, none where nothing is known; `price_per_hour` is of a device."""
+def records(results: Sequence[CellResult], price: Price | None = None) -> list[dict[str, Any]]:
+    """One flat record a cell, the same keys in each, none where nothing is known."""
     keys = list(dict.fromkeys(key for result in results for key in result.factors))
     tuned = list(dict.fromkeys(key for result in results for key in result.tuned))
-    return [_record(result, keys, tuned, price_per_hour) for result in results]
+    return [_record(result, keys, tuned, price) for result in results]
 
 
-def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price: float | None) -> dict[str, Any]:
+def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price: Price | None) -> dict[str, Any]:
     difference = result.difference
     told = asdict(difference) if difference else {}
-    hours = result.device_hours
     return {
         "cell": result.label,
         **{key: _plain(result.factors.get(key)) for key in keys},
@@ -50,8 +50,8 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         "train_time": result.train_time,
         "epoch_time": result.epoch_time,
         "peak_memory": result.peak_memory,
-        "device_hours": hours,
-        "cost": hours * price if hours is not None and price is not None else None,
+        "device_hours": result.device_hours,
+        "cost": price.of(result.device_hours) if price is not None else None,
         "teacher_top1": result.teacher_top1[0] if result.teacher_top1 else None,
         "presets": "+".join(result.presets),
         "dataset_variants": "+".join(result.variants),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raybench.config.plan import short_key, show
+from raybench.config.price import Price
 from raybench.report.comparison import CellResult, Difference
 from raybench.report.references import published_lines
 from raybench.report.statistics import Estimate
@@ -110,8 +111,10 @@ def key_columns(rows: Sequence[CellResult]) -> tuple[Column, ...]:
     return tuple(factor_column(key, rows) for key in varying(rows)) or (Column("cell", tuple(r.label for r in rows)),)
 
 
-def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = ()) -> Sheet:
-    """Everything the table says, as text."""
+def make_sheet(
+    results: Sequence[CellResult], title: str, published: Sequence[PublishedRow] = (), price: Price | None = None
+) -> Sheet:
+    """Everything the table says, as text; with a price also what each cell cost."""
     groups = ordered(readable(results))
     rows = [result for group in groups for result in group]
     best = [result is best_of_group(group) for group in groups for result in group]
@@ -125,12 +128,12 @@ def make_sheet(results: Sequence[CellResult], title: str, published: Sequence[Pu
         title=title,
         subtitle=" · ".join(about),
         keys=key_columns(rows),
-        columns=tuple(column for column in _columns(rows, best) if any(text.strip() for text in column.texts)),
+        columns=tuple(column for column in _columns(rows, best, price) if any(text.strip() for text in column.texts)),
         labels=tuple(result.label for result in rows),
         verdicts=tuple(r.difference.verdict if r.difference else "" for r in rows),
         best=tuple(best),
         ends_group=tuple(last),
-        footnotes=tuple(_footnotes(rows, any(best))),
+        footnotes=(*_footnotes(rows, any(best)), *_price_note(rows, price)),
         published=tuple(published_lines(published, rows, rows[0].test_metric.partition("_")[2] if rows else "top1")),
     )
 
@@ -141,7 +144,7 @@ def short_name(key: str) -> str:
     return NAMES.get(name, name)
 
 
-def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
+def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | None) -> list[Column]:
     if not rows:
         return []
     digits = _digits(rows)
@@ -182,6 +185,8 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool]) -> list[Column]:
     memory = tuple(f"{r.peak_memory:,.0f}" if r.peak_memory else "" for r in rows)
     columns.append(Column("memory\n(MiB)", memory, right=True))
     columns.append(Column("device\nhours", tuple(_short(r.device_hours) for r in rows), right=True))
+    if price is not None:
+        columns.append(Column("\ncost", tuple(_short(price.of(r.device_hours)) for r in rows), right=True))
     return columns
 
 
@@ -192,7 +197,10 @@ def _interval(found: Estimate | None, digits: int) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    """Three significant digits, of a large number all that stand before the point."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def factor_column(key: str, rows: Sequence[CellResult]) -> Column:
@@ -381,6 +389,13 @@ def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
         f"verdict: {tests if compared else 'needs 3 seeds on both sides'}.",
         "seeds vary the initial weights and the order of the images; the split and the teacher are the same for all.",
     ]
+
+
+def _price_note(rows: Sequence[CellResult], price: Price | None) -> list[str]:
+    if price is None or all(r.device_hours is None for r in rows):
+        return []
+    rate = f"{price.per_hour:,.10g} an hour ({price.source})"
+    return [f"cost: device hours of all trials of the cell, its tuning included, at {rate}."]
 
 
 def left_out_note(rows: Sequence[CellResult]) -> list[str]:

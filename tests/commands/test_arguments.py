@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from raybench.commands.arguments import MAX_SEEDS, duration, positive, seed_count
+from raybench.commands.arguments import MAX_SEEDS, duration, positive, price, seed_count
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,14 @@ def test_seeds_are_counted_up_to_a_bound() -> None:
     assert seed_count(str(MAX_SEEDS)) == MAX_SEEDS
     with pytest.raises(argparse.ArgumentTypeError, match="at most"):
         seed_count(str(MAX_SEEDS + 1))
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0.0), ("1.10", 1.1), ("1e3", 1000.0)])
+def test_prices(text: str, number: float) -> None:
+    assert price(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1,10", "2 EUR"])
+def test_no_prices(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a number of at least 0"):
+        price(text)

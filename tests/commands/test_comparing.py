@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raybench.commands.comparing import Asked, Compared, compare_sweeps, sweeps_
 from raybench.compare import main
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
+from raybench.config.price import Price
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
 from raybench.report.comparison import compare
@@ -44,7 +46,8 @@ def accuracy(trial: TrialConfig) -> float:
 
 def complete(trial: TrialConfig) -> Outcome:
     top1 = accuracy(trial)
-    return {"status": Status.COMPLETE, "eval_top1": top1, "test_top1": top1 - 1, "train_time": 12.0, "epochs": EPOCHS}
+    known = {"train_time": 12.0, "eval_time": 3.0, "device_hours": 0.5 * 15 / 3600, "epochs": EPOCHS}
+    return {"status": Status.COMPLETE, "eval_top1": top1, "test_top1": top1 - 1, **known}
 
 
 @pytest.fixture
@@ -323,6 +326,35 @@ def test_every_form_holds_every_cell(made: Made, capsys: pytest.CaptureFixture[s
         assert content["at_equal_cost"]["epochs"] == EPOCHS
     else:
         assert text.count("\n| ") > len(table.results)
+
+
+@pytest.mark.parametrize("form", ["md", "html", "latex", "csv", "json"])
+def test_the_cost_stands_in_every_table(made: Made, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setattr("raybench.commands.reporting.figures", lambda _: [])
+    table = only(made(), "deit_reverse")
+    assert re.search("12,?345", table.text(form)) is None
+    # Six trials a cell, each of 15 s on half a device.
+    text = replace(table, price=Price(987_600, "a test")).text(form)
+    shown = re.sub('="[^"]*"', "", text)  # without what a page sorts by
+    assert len(re.findall(r"\b12,?345\b", shown)) == len(table.results)
+    if form in ("md", "html", "latex"):
+        assert "at 987,600 an hour (a test)" in text
+
+
+def test_the_price_is_that_of_the_cluster_file_unless_one_is_given(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["deit_reverse", "--results", str(made()), "--format", "md"]
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text("provider: {type: local, price_per_hour: 1.5}")
+    assert main(arguments) == 0
+    assert r"at 1.5 an hour (provider.price\_per\_hour of cluster.yaml)" in capsys.readouterr().out
+    assert main([*arguments, "--price-per-hour", "2"]) == 0
+    assert "at 2 an hour (--price-per-hour)" in capsys.readouterr().out
+    Path("cluster.yaml").write_text("provider: {type: local, price_per_hour: much}")
+    assert main(arguments) == 2
+    assert "price_per_hour = 'much'" in capsys.readouterr().err
+    assert main([*arguments, "--price-per-hour", "0"]) == 0
 
 
 def test_a_page_holds_tables_and_figures_and_asks_nobody_for_anything(
