@@ -125,7 +125,7 @@ def epochs_of(trial: Trial, epochs: int = EPOCHS) -> pl.DataFrame:
         **{f"part/{name}": parts.get(name) for name in PARTS},
     }
     schema = polars_schema(epoch_schema())
-    return pl.DataFrame({name: columns[name] for name in schema}, schema)
+    return pl.DataFrame({name: columns.get(name) for name in schema}, schema)
 
 
 def coarse(values: Doubles) -> Doubles:

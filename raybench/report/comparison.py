@@ -135,6 +135,10 @@ class CellResult:
     """Selected trial -> git commit that made its row, 8 digits, `+changes` when dirty; without those not known."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Complete trial of any setting -> how its maths departs from its configuration."""
+    energy: float | None = None
+    """Wh that the devices drew during all trials of the cell, its tuning included; none where one of them has none."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Trial of any setting -> the share of a device that it occupied; without those of which it is not known."""
 
 
 def compare(
@@ -177,6 +181,8 @@ def _cell_result(
     test = [(trial.seed, _number(row, test_metric)) for trial, row in zip(done, kept, strict=True)]
     by_seed = tuple((seed, value) for seed, value in test if value is not None)
     teachers = _numbers(kept, "teacher_top1")
+    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
+    begun = [rows[trial_id] for trial_id in sorted(trial_ids & rows.keys())]
     return CellResult(
         label=cell.label,
         factors=cell.factors,
@@ -191,7 +197,7 @@ def _cell_result(
         train_time=_median(kept, "train_time"),
         epoch_time=_epoch_time(kept),
         peak_memory=max(_numbers(kept, "peak_memory"), default=None),
-        device_hours=_device_hours(cell, rows),
+        device_hours=_sum(begun, "device_hours"),
         param_count=_median(kept, "param_count"),
         gmacs=_median(kept, "gmacs"),
         infer_samples_per_sec=_median(kept, "infer_samples_per_sec"),
@@ -204,6 +210,8 @@ def _cell_result(
         hardware=tuple(sorted({str(row.get("env/gpu") or row.get("env/cpu") or "unknown") for row in kept})),
         commits={str(row["trial_id"]): commit for row in kept if (commit := _commit(row))},
         left_out=_left_out(cell, rows),
+        energy=_energy(begun),
+        shares={row["trial_id"]: share for row in begun if (share := _share(row)) is not None},
     )
 
 
@@ -387,10 +395,23 @@ def _epoch_time(rows: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(times) if times else None
 
 
-def _device_hours(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> float | None:
-    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
-    found = _numbers([rows[trial_id] for trial_id in trial_ids if trial_id in rows], "device_hours")
-    return math.fsum(found) if found else None
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = _numbers(rows, name)
+    return math.fsum(values) if values else None
+
+
+def _energy(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Wh; a sum that leaves a trial out would look like a frugal cell."""
+    used = [row for row in rows if _number(row, "device_hours")]
+    return _sum(used, "energy") if len(_numbers(used, "energy")) == len(used) else None
+
+
+def _share(row: Mapping[str, Any]) -> float | None:
+    """Of a device, as its device hours count it beside the time it took."""
+    hours, training, validation = (_number(row, name) for name in ("device_hours", "train_time", "eval_time"))
+    if hours is None or training is None or validation is None or training + validation <= 0:
+        return None
+    return 3600 * hours / (training + validation)
 
 
 def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:

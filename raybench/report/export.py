@@ -51,6 +51,7 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         "epoch_time": result.epoch_time,
         "peak_memory": result.peak_memory,
         "device_hours": result.device_hours,
+        "energy": result.energy,
         "cost": price.of(result.device_hours) if price is not None else None,
         "teacher_top1": result.teacher_top1[0] if result.teacher_top1 else None,
         "presets": "+".join(result.presets),

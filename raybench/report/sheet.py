@@ -133,7 +133,7 @@ def make_sheet(
         verdicts=tuple(r.difference.verdict if r.difference else "" for r in rows),
         best=tuple(best),
         ends_group=tuple(last),
-        footnotes=(*_footnotes(rows, any(best)), *_price_note(rows, price)),
+        footnotes=(*_footnotes(rows, any(best)), *_energy_note(rows), *_price_note(rows, price)),
         published=tuple(published_lines(published, rows, rows[0].test_metric.partition("_")[2] if rows else "top1")),
     )
 
@@ -185,6 +185,7 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     memory = tuple(f"{r.peak_memory:,.0f}" if r.peak_memory else "" for r in rows)
     columns.append(Column("memory\n(MiB)", memory, right=True))
     columns.append(Column("device\nhours", tuple(_short(r.device_hours) for r in rows), right=True))
+    columns.append(Column("energy\n(Wh)", tuple(_short(r.energy) for r in rows), right=True))
     if price is not None:
         columns.append(Column("\ncost", tuple(_short(price.of(r.device_hours)) for r in rows), right=True))
     return columns
@@ -389,6 +390,15 @@ def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
         f"verdict: {tests if compared else 'needs 3 seeds on both sides'}.",
         "seeds vary the initial weights and the order of the images; the split and the teacher are the same for all.",
     ]
+
+
+def _energy_note(rows: Sequence[CellResult]) -> list[str]:
+    measured = [r for r in rows if r.energy is not None]
+    if not measured:
+        return []
+    note = "energy: drawn by the whole device in training and validation of all trials of the cell, its tuning included"
+    shared = any(share < 1 - 1e-6 for r in measured for share in r.shares.values())
+    return [f"{note}; trials that shared a device each count all that it drew meanwhile." if shared else f"{note}."]
 
 
 def _price_note(rows: Sequence[CellResult], price: Price | None) -> list[str]:

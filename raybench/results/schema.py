@@ -52,7 +52,7 @@ SETTLED = frozenset({Status.COMPLETE, Status.PRUNED, Status.DIVERGED, Status.FAI
 """Statuses of trials that are not due again."""
 
 TIME_BITS = 12
-"""Significant bits of the times in an epoch's row: to 0.05 %, where two runs of an epoch differ by 1 % and more.
+"""Significant bits of the times in an epoch's row, and of its energy: to 0.05 %, where two runs differ by 1 % and more.
 
 Further digits are noise, which takes five bytes a time and row on disk; those of losses and metrics are all kept.
 """
@@ -135,6 +135,9 @@ class TrialRow:
         default=None, metadata=_about("how its maths departs from its configuration; such trials are compared to none")
     )
     device_hours: float | None = field(default=None, metadata=_about("device time of all attempts", "h"))
+    energy: float | None = field(
+        default=None, metadata=_about("drawn by the whole device in training and validation, whoever shared it", "Wh")
+    )
     checkpoint_time: float | None = field(default=None, metadata=_about("time spent on checkpoints", "s"))
     checkpoint_mib: float | None = field(default=None, metadata=_about("size of a checkpoint", "MiB"))
     teacher_top1: float | None = field(default=None, metadata=_about("the teacher's accuracy on validation", "%"))
@@ -178,6 +181,9 @@ class EpochRow:
     optimizer_time: float | None = field(default=None, metadata=_about("of train_time: steps of the optimizer", "s"))
     eval_time: float | None = field(default=None, metadata=_about("validation time of the epoch", "s"))
     train_samples_per_sec: float | None = field(default=None, metadata=_about("training throughput", "images/s"))
+    energy: float | None = field(
+        default=None, metadata=_about("drawn by the whole device in the epoch, whoever shared it", "Wh")
+    )
     parts: dict[str, float] = field(default_factory=dict)
     """Named parts of the training loss, unweighted means over the epoch."""
     metrics: dict[str, float] = field(default_factory=dict)

@@ -6,11 +6,13 @@ import contextlib
 import gc
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import torch
+
+from raybench.training.energy import Counter, counter_of, unknown
 
 NO_MEMORY = (
     "can't allocate memory",  # torch's own allocator on a CPU
@@ -31,6 +33,8 @@ class Device:
     device: torch.device
     precision: str
     """fp32, tf32, bf16 or fp16: what is really used."""
+    energy: Counter = field(default=unknown, compare=False, repr=False)
+    """What the device has drawn so far."""
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -142,8 +146,13 @@ def choose_device(precision: str, gpu: float) -> Device:
     # Ray leaves every GPU visible to a worker that asked for none.
     cuda = gpu > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    return Device(device, _really(precision, cuda=cuda), counter_of(device))
+
+
+def _really(precision: str, *, cuda: bool) -> str:
+    """The precision that is used where this one is asked for."""
     if precision not in ("auto", "amp"):
-        return Device(device, precision if cuda or precision != "tf32" else "fp32")
+        return precision if cuda or precision != "tf32" else "fp32"
     if not cuda:
-        return Device(device, "bf16" if precision == "amp" and multiplies_bf16() else "fp32")
-    return Device(device, "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
+        return "bf16" if precision == "amp" and multiplies_bf16() else "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -16,6 +16,7 @@ from raybench.config.trial import TrialConfig
 from raybench.training.batches import Examples, Training
 from raybench.training.checkpoints import State
 from raybench.training.device import Device
+from raybench.training.energy import drawn
 from raybench.training.metrics import Totals
 from raybench.training.optimizers import FIXED_RATE, learning_rate, make_optimizer, set_rate
 from raybench.training.phases import Phases
@@ -41,6 +42,8 @@ class Epoch:
     train_samples_per_sec: float
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds of training by phase (`PHASES`); what is left of `train_time` is the loop's own."""
+    energy: float | None = None
+    """Wh that the whole device drew meanwhile; none where it cannot tell."""
 
     @property
     def finite(self) -> bool:
@@ -119,6 +122,7 @@ class Run:
         """One epoch of training and its validation."""
         self.check()
         self.device.synchronise()
+        before = self.device.energy()
         start = time.perf_counter()
         measured, losses = self._train()
         self.device.synchronise()
@@ -142,6 +146,7 @@ class Run:
             eval_time=ended - trained,
             train_samples_per_sec=len(self.training) / (trained - start),
             phases=phases,
+            energy=drawn(before, self.device.energy()),
         )
 
     def evaluate(self, examples: Examples, seen: Seen = lambda *_: None) -> dict[str, float]:

@@ -208,6 +208,7 @@ class Recorder:
             train_time=coarse(epoch.train_time, math.ceil),
             eval_time=coarse(epoch.eval_time),
             train_samples_per_sec=coarse(epoch.train_samples_per_sec),
+            energy=None if epoch.energy is None else coarse(epoch.energy),
             parts=epoch.parts,
             **_columns(epoch.metrics | phases, EpochRow),
         )
@@ -285,11 +286,13 @@ class Recorder:
         """The row with what the epochs so far have cost."""
         if not self.rows:
             return self.row
-        times: dict[str, Any] = {name: _total(self.rows, name) for name in ("train_time", *PHASE_TIMES, "eval_time")}
+        sums: dict[str, Any] = {
+            name: _total(self.rows, name) for name in ("train_time", *PHASE_TIMES, "eval_time", "energy")
+        }
         return replace(
             self.row,
             epochs=len(self.rows),
-            **times,
+            **sums,
             rows_time=self._rows_time,
             device_hours=self.spent_s / 3600 * device_share(self.setup),
             # The first epoch warms up.
@@ -302,7 +305,7 @@ class Recorder:
 
 
 def _total(rows: Sequence[EpochRow], name: str) -> float | None:
-    """The sum of a column; none where an epoch lacks it, as those of earlier releases lack their phases."""
+    """The sum of a column; none where an epoch lacks it, as those of a CPU lack their energy."""
     values = [getattr(row, name) for row in rows]
     return None if None in values else sum(values)
 

@@ -240,6 +240,29 @@ def test_without_an_effect_among_20_the_best_is_not_called_better() -> None:
     assert told <= 26
 
 
+def costing(alpha: float, lr: float, energy: Sequence[float | None], share: float = 0.5) -> list[dict[str, Any]]:
+    spent = {"train_time": 50.0, "eval_time": 10.0, "device_hours": share * 60 / 3600}
+    return [row(alpha, lr, seed, 70.0 + seed) | spent | {"energy": each} for seed, each in enumerate(energy)]
+
+
+def test_energy_is_that_of_all_trials_or_of_none() -> None:
+    rows = costing(0.0, 0.1, [1.0, 2.0, 4.0]) + costing(0.0, 0.2, [8.0, 16.0, 32.0])
+    rows += costing(0.5, 0.1, [1.0, None, 2.0])
+    never_ran = row(0.0, 0.3, 0, None, "failed") | {"device_hours": None, "energy": None}
+    base, partly = compare([cell(0.0, lrs=(0.1, 0.2, 0.3)), cell(0.5)], frame([*rows, never_ran]))
+    assert base.energy == 63.0
+    assert partly.energy is None
+    assert base.device_hours == pytest.approx(6 * 0.5 * 60 / 3600)
+
+
+def test_the_share_of_a_device_is_read_from_the_row() -> None:
+    rows = costing(0.0, 0.1, [None] * 3, share=0.25)
+    rows[1] |= {"device_hours": None}
+    rows[2] |= {"train_time": None}
+    (result,) = compare([cell(0.0)], frame(rows))
+    assert result.shares == {trial(0.0, 0.1, 0).trial_id: pytest.approx(0.25)}
+
+
 @pytest.mark.scenario(8)
 def test_a_trial_whose_maths_departs_is_counted_and_compared_to_none() -> None:
     rows = rows_of({0.0: [70.0, 71.0, 72.0], 0.5: [72.0, 73.1, 74.0]})

@@ -48,3 +48,16 @@ def test_work_and_speed_are_shown_where_work_differs() -> None:
     assert titles["inference\n(1/s)"] == ("10", "25")
     same = make_sheet([slow, replace(fast, gmacs=2.0)], "any")
     assert "work\n(GMAC)" not in {column.title for column in same.columns}
+
+
+def test_energy_is_shown_where_there_is_any_and_said_to_be_of_the_whole_device() -> None:
+    without, other = results(BASE, {"name": "resnet20"})
+    assert "energy\n(Wh)" not in {column.title for column in make_sheet([without, other], "any").columns}
+    alone = replace(other, energy=1234.5, shares={"a": 1.0})
+    sheet = make_sheet([without, alone], "any")
+    assert {column.title: column.texts for column in sheet.columns}["energy\n(Wh)"] == ("", "1,234")
+    (note,) = [note for note in sheet.footnotes if note.startswith("energy: ")]
+    assert "whole device" in note
+    assert "shared" not in note
+    shared = make_sheet([without, replace(alone, shares={"a": 1.0, "b": 0.5})], "any")
+    assert any("trials that shared a device each count all" in note for note in shared.footnotes)

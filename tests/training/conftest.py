@@ -27,6 +27,7 @@ TIMES = {
     "infer_samples_per_sec",
     "peak_memory",
     "device_hours",
+    "energy",
     "checkpoint_mib",
     "started",
     "ended",
