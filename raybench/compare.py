@@ -54,8 +54,10 @@ def parser(prog: str = "python -m raybench.compare") -> argparse.ArgumentParser:
         "seeds would give",
     )
     parse.add_argument("--at-epoch", type=positive, metavar="N", help="compare validation after N epochs")
-    parse.add_argument("--at-time", type=duration, metavar="TIME", help="and after so long (90, 30m, 2h)")
-    parse.add_argument("--target", type=float, metavar="VALUE", help="epochs and seconds to this validation metric")
+    parse.add_argument(
+        "--at-time", type=duration, metavar="TIME", help="and after so long on a whole device (90, 30m, 2h)"
+    )
+    parse.add_argument("--target", type=float, metavar="VALUE", help="epochs and device time to this validation metric")
     parse.add_argument(
         "--price-per-hour",
         type=price,
@@ -86,7 +88,7 @@ def _command(args: argparse.Namespace) -> int:
         metric=args.metric,
         preset=args.preset,
         at_epoch=args.at_epoch,
-        at_seconds=args.at_time,
+        at_device_seconds=args.at_time,
         target=args.target,
         price=price_in(Path("cluster.yaml")) if given is None else Price(given, "--price-per-hour"),
     )

@@ -40,7 +40,7 @@ class Asked:
     metric: str | None = None
     preset: str | None = None
     at_epoch: int | None = None
-    at_seconds: float | None = None
+    at_device_seconds: float | None = None
     target: float | None = None
     price: Price | None = None
 
@@ -215,7 +215,13 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     epochs = pl.concat([store.epochs(ids) for store in stores.values()], how="diagonal_relaxed")
     epochs = epochs.unique(["trial_id", "epoch"], keep="first", maintain_order=True)
     budget = at_equal_cost(
-        results, epochs, metric, mode, at_epoch=asked.at_epoch, at_seconds=asked.at_seconds, target=asked.target
+        results,
+        epochs,
+        metric,
+        mode,
+        at_epoch=asked.at_epoch,
+        at_device_seconds=asked.at_device_seconds,
+        target=asked.target,
     )
     assumed = tuple(dict.fromkeys(what for each in configs.values() for what in each.assumed))
     by_text = {repr(row.model_copy(update={"sweep": ""})): row for name in stores for row in published(name)}

@@ -1,6 +1,9 @@
 """Cells at equal cost: the best validation metric so far after equally many epochs, or equal device time, and what a
 target costs.
 
+Device time is a trial's seconds of training and validation times the share of a device that it occupied: four trials
+side by side on one GPU each take longer than one alone, and none of them costs the whole of it.
+
 A setting that trains longer scores higher for that alone. Only validation is known in the middle of a trial: the test
 set is scored once, at its end.
 """
@@ -14,7 +17,16 @@ from dataclasses import dataclass
 import polars as pl
 
 from raybench.report.comparison import CellResult, Mode
-from raybench.report.sheet import Column, Sheet, estimate_texts, key_columns, ordered, quantity_title, readable
+from raybench.report.sheet import (
+    Column,
+    Sheet,
+    estimate_texts,
+    key_columns,
+    ordered,
+    quantity_title,
+    readable,
+    short_text,
+)
 from raybench.report.statistics import Estimate, estimate
 
 NEEDED = ("trial_id", "epoch", "train_time", "eval_time")
@@ -28,8 +40,8 @@ class Reached:
     """How many did."""
     epochs: float | None
     """Median over those, epochs finished."""
-    seconds: float | None
-    """Median over those, s of training and validation."""
+    device_seconds: float | None
+    """Median over those, s of training and validation times the share of the device."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class AtBudget:
     at_time: Estimate | None
     """Of each seed the best of the epochs that ended in time; only where every seed finished one."""
     target: Reached
+    unknown: int
+    """Trials whose share of a device is not known; they count as if they had it for themselves."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,8 @@ class Budget:
 
     metric: str
     epochs: int
-    seconds: float
-    """Time of training and validation on the trial's device."""
+    device_seconds: float
+    """Time of training and validation times the share of the device."""
     target: float
     cells: tuple[AtBudget, ...]
 
@@ -64,14 +78,14 @@ def at_equal_cost(
     mode: Mode,
     *,
     at_epoch: int | None = None,
-    at_seconds: float | None = None,
+    at_device_seconds: float | None = None,
     target: float | None = None,
 ) -> Budget | None:
     """Each cell's selected setting at a cost that all have paid; none where no two cells have curves.
 
-    `epochs` holds one row a trial and epoch (`Store.epochs()`). Left out, the epochs and the seconds are the most that
-    every cell has, and the target is the lowest (for a loss: the highest) of the cells' final bests, which all reach
-    on the average.
+    `epochs` holds one row a trial and epoch (`Store.epochs()`). Left out, the epochs and the device time are the most
+    that every cell has, and the target is the lowest (for a loss: the highest) of the cells' final bests, which all
+    reach on the average.
     """
     if not {*NEEDED, metric} <= set(epochs.columns):
         return None
@@ -80,10 +94,13 @@ def at_equal_cost(
     if len(curves) < 2:
         return None
     chosen_epochs = at_epoch or min(len(curve) for found in curves.values() for curve in found)
-    seconds = at_seconds or min(statistics.fmean(curve[-1].seconds for curve in found) for found in curves.values())
+    seconds = at_device_seconds or min(
+        statistics.fmean(curve[-1].seconds for curve in found) for found in curves.values()
+    )
     sign = 1 if mode == "max" else -1
     finals = [statistics.fmean(curve[-1].best for curve in found) for found in curves.values()]
     goal = target if target is not None else sign * min(sign * final for final in finals)
+    unknown = {result.label: sum(t.trial_id not in result.shares for t in result.selected) for result in results}
     cells = [
         AtBudget(
             label=label,
@@ -94,6 +111,7 @@ def at_equal_cost(
             else estimate([curve[chosen_epochs - 1].best for curve in found]),
             at_time=_at_time(found, seconds),
             target=_reached(found, goal, sign),
+            unknown=unknown[label],
         )
         for label, found in curves.items()
     ]
@@ -103,17 +121,22 @@ def at_equal_cost(
 @dataclass(frozen=True)
 class _Point:
     seconds: float
+    """Of a whole device."""
     best: float
 
 
 def _curves(result: CellResult, epochs: pl.DataFrame, metric: str, mode: Mode) -> list[list[_Point]]:
-    """Of each selected trial: after each epoch, the seconds so far and the best so far."""
+    """Of each selected trial: after each epoch, the device time so far and the best so far."""
     trial_ids = [trial.trial_id for trial in result.selected]
+    if not trial_ids:
+        return []
+    shares = {trial_id: result.shares.get(trial_id, 1.0) for trial_id in trial_ids}
     rows = epochs.filter(pl.col("trial_id").is_in(trial_ids)).select(*NEEDED, metric).sort("trial_id", "epoch")
     value = pl.col(metric).fill_nan(None)
     best = value.cum_max() if mode == "max" else value.cum_min()
     spent = (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0)).cum_sum()
-    rows = rows.with_columns(best=best.over("trial_id"), spent=spent.over("trial_id")).drop_nulls("best")
+    share = pl.col("trial_id").replace_strict(shares, return_dtype=pl.Float64)
+    rows = rows.with_columns(best=best.over("trial_id"), spent=share * spent.over("trial_id")).drop_nulls("best")
     return [
         [_Point(seconds, best) for seconds, best in curve.select("spent", "best").iter_rows()]
         for curve in rows.partition_by("trial_id", maintain_order=True)
@@ -153,19 +176,25 @@ def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
         keys=key_columns(rows),
         columns=[
             Column(f"after {budget.epochs}\nepochs", tuple(estimate_texts([cell.at_epochs for cell in cells], 1))),
-            Column(f"after\n{budget.seconds:,.3g} s", tuple(estimate_texts([cell.at_time for cell in cells], 1))),
-            Column(f"epochs to\n{goal}", tuple(_number(cell.target.epochs) for cell in cells), right=True),
-            Column(f"s to\n{goal}", tuple(_number(cell.target.seconds) for cell in cells), right=True),
+            Column(
+                f"after\n{short_text(budget.device_seconds)} device-s",
+                tuple(estimate_texts([cell.at_time for cell in cells], 1)),
+            ),
+            Column(f"epochs to\n{goal}", tuple(short_text(cell.target.epochs) for cell in cells), right=True),
+            Column(f"device-s to\n{goal}", tuple(short_text(cell.target.device_seconds) for cell in cells), right=True),
             Column("seeds\nthere", tuple(f"{cell.target.seeds} of {cell.n}" for cell in cells)),
         ],
         labels=[result.label for result in rows],
         footnotes=[
-            "best validation so far: mean ± sample sd (n seeds) of the selected setting; s of training and validation "
-            "on the trial's device, start-up and checkpoints left out.",
+            "best validation so far: mean ± sample sd (n seeds) of the selected setting. device-s: seconds of training "
+            "and validation times the share of the device that the trial had, start-up and checkpoints left out.",
             "to the target: median over the seeds that reached it.",
+            *_unknown_note(cells),
         ],
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}"
+def _unknown_note(cells: Sequence[AtBudget]) -> list[str]:
+    count = sum(cell.unknown for cell in cells)
+    whole = f"of {count} trial{'s' * (count != 1)} the share of the device is not known and taken as the whole."
+    return [whole] if count else []

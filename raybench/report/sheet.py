@@ -171,9 +171,9 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
         values = [r.tuned.get(key) for r in rows]
         columns.append(Column(f"selected\n{short_name(key)}", tuple(_aligned(values, "")), right=_numeric(values)))
     columns.append(Column("teacher\ntop-1 (%)", tuple(_range(r.teacher_top1) for r in rows), right=True))
-    sizes = tuple(_short(r.param_count) for r in rows)
+    sizes = tuple(short_text(r.param_count) for r in rows)
     columns.append(Column("size\n(M)", sizes, right=True))
-    work = tuple(_short(r.gmacs) for r in rows)
+    work = tuple(short_text(r.gmacs) for r in rows)
     if len({text for text in work if text}) > 1:
         columns.append(Column("work\n(GMAC)", work, right=True))
         speeds = tuple(f"{r.infer_samples_per_sec:,.0f}" if r.infer_samples_per_sec else "" for r in rows)
@@ -181,13 +181,13 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     times = tuple(f"{r.train_time:,.0f}" if r.train_time is not None else "" for r in rows)
     columns.append(Column("train\n(s)", times, right=True))
     columns.append(Column("95 % interval\nof test", tuple(_interval(r.test, digits) for r in rows), right=True))
-    columns.append(Column("epoch\n(s)", tuple(_short(r.epoch_time) for r in rows), right=True))
+    columns.append(Column("epoch\n(s)", tuple(short_text(r.epoch_time) for r in rows), right=True))
     memory = tuple(f"{r.peak_memory:,.0f}" if r.peak_memory else "" for r in rows)
     columns.append(Column("memory\n(MiB)", memory, right=True))
-    columns.append(Column("device\nhours", tuple(_short(r.device_hours) for r in rows), right=True))
-    columns.append(Column("energy\n(Wh)", tuple(_short(r.energy) for r in rows), right=True))
+    columns.append(Column("device\nhours", tuple(short_text(r.device_hours) for r in rows), right=True))
+    columns.append(Column("energy\n(Wh)", tuple(short_text(r.energy) for r in rows), right=True))
     if price is not None:
-        columns.append(Column("\ncost", tuple(_short(price.of(r.device_hours)) for r in rows), right=True))
+        columns.append(Column("\ncost", tuple(short_text(price.of(r.device_hours)) for r in rows), right=True))
     return columns
 
 
@@ -197,7 +197,7 @@ def _interval(found: Estimate | None, digits: int) -> str:
     return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
 
 
-def _short(value: float | None) -> str:
+def short_text(value: float | None) -> str:
     """Three significant digits, of a large number all that stand before the point."""
     if value is None:
         return ""

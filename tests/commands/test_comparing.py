@@ -284,7 +284,7 @@ def test_equal_cost(made: Made) -> None:
     table = only(made(), "deit_reverse", preset="quick", at_epoch=2)
     assert table.budget is not None
     assert table.budget.epochs == 2
-    assert table.budget.seconds == EPOCHS * 2.5
+    assert table.budget.device_seconds == EPOCHS * 2.5 * 0.5
     finals = {r.label: r.validation.mean for r in table.results if r.validation}
     for cell in table.budget.cells:
         assert cell.at_epochs is not None
@@ -294,7 +294,7 @@ def test_equal_cost(made: Made) -> None:
     assert table.budget.target == pytest.approx(min(finals.values()) * (1 - 0.5**EPOCHS))
     low = only(made(), "deit_reverse", preset="quick", target=1.0).budget
     assert low is not None
-    assert {(cell.target.epochs, cell.target.seconds) for cell in low.cells} == {(1, 2.5)}
+    assert {(cell.target.epochs, cell.target.device_seconds) for cell in low.cells} == {(1, 1.25)}
     high = only(made(), "deit_reverse", preset="quick", target=1000.0).budget
     assert high is not None
     assert {(cell.target.seeds, cell.target.epochs) for cell in high.cells} == {(0, None)}
