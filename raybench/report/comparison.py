@@ -137,6 +137,8 @@ class CellResult:
     """Complete trial of any setting -> how its maths departs from its configuration."""
     energy: float | None = None
     """Wh that the devices drew during all trials of the cell, its tuning included; none where one of them has none."""
+    best: bool = False
+    """Whether it is really better than every other cell that is compared with the same one, and than that."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Trial of any setting -> the share of a device that it occupied; without those of which it is not known."""
 
@@ -163,7 +165,7 @@ def compare(
     measured = [_cell_result(cell, rows, metric, mode, test_metric, towards) for cell in cells]
     measured = _with_references(measured, mode)
     by_label = {result.label: result for result in measured}
-    return _judged([replace(result, difference=_difference(result, by_label)) for result in measured])
+    return _marked(_judged([replace(result, difference=_difference(result, by_label)) for result in measured]))
 
 
 def _test_mode(metric: str, mode: Mode, test_metric: str) -> Mode:
@@ -259,9 +261,13 @@ def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Diffe
     base = by_label.get(result.baseline) if result.baseline is not None else None
     if base is None:
         return None
+    return _between(result, base, "best on validation" if result.baseline_chosen else "student alone")
+
+
+def _between(result: CellResult, base: CellResult, to: Against) -> Difference | None:
+    """One cell minus another, not judged yet; none where one of them has no number."""
     alone = dict(base.by_seed) if _same_images(result, base) else {}
     by_seed = tuple((seed, value - alone[seed]) for seed, value in result.by_seed if seed in alone)
-    to: Against = "best on validation" if result.baseline_chosen else "student alone"
     if not by_seed:
         return _unpaired(result, base, to)
     values = [value for _, value in by_seed]
@@ -342,6 +348,50 @@ def _judged(results: list[CellResult]) -> list[CellResult]:
         found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict, seeds_needed=needed)
         judged.append(replace(result, difference=found))
     return judged
+
+
+def rivalries(results: Sequence[CellResult]) -> int:
+    """Comparisons of a best cell with each other of its group, all groups together."""
+    return sum(len(group) - 1 for group in _groups(results))
+
+
+def _groups(results: Sequence[CellResult]) -> list[list[CellResult]]:
+    """Cells with a test result that are compared with the same one, that one among them."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results:
+        if result.test is not None:
+            groups.setdefault(result.baseline or result.label, []).append(result)
+    return list(groups.values())
+
+
+def _marked(results: list[CellResult]) -> list[CellResult]:
+    """The same results, the best of each group marked where the difference to every other of it is real.
+
+    Bonferroni over `rivalries`: of k cells, one that is not the best is marked only if it also passes against the one
+    that is, which is one comparison for each such cell and k - 1 in all. So at most 5 % of tables have a false mark.
+    """
+    comparisons = rivalries(results)
+    best = {found.label for group in _groups(results) if (found := _best(group, comparisons)) is not None}
+    return [replace(result, best=True) if result.label in best else result for result in results]
+
+
+def _best(group: Sequence[CellResult], comparisons: int) -> CellResult | None:
+    """The cell that is better than each other of its group; none where one of them cannot be told from it."""
+    if len(group) < 2:
+        return None
+    if any(result.baseline_chosen for result in group):
+        # Compared with it already, over all pairs there were to choose from.
+        first = [result for result in group if not result.baseline_chosen]
+        worse = all(r.difference is not None and r.difference.verdict == "worse" for r in group if r.baseline_chosen)
+        return first[0] if first and worse else None
+    sign = 1 if group[0].test_mode == "max" else -1
+    best = max(group, key=lambda result: sign * result.test.mean if result.test else -math.inf)
+    others = [_between(best, other, "student alone") for other in group if other is not best]
+    real = (
+        found is not None and found.p is not None and comparisons * found.p < SIGNIFICANCE and sign * found.mean > 0
+        for found in others
+    )
+    return best if all(real) else None
 
 
 def _pairs(results: Sequence[CellResult]) -> int:

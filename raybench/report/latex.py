@@ -100,8 +100,7 @@ def latex_table(sheet: Sheet) -> str:
     if sheet.labels:
         for number, band in enumerate(_bands(sheet)):
             lines += [r"\par\medskip"] * bool(number) + _tabular(sheet, (*sheet.keys, *band))
-    notes = [note.replace("* best mean", "bold: best mean") for note in sheet.footnotes]
-    lines += _notes([*notes, *sheet.published])
+    lines += _notes([*sheet.bold_footnotes, *sheet.published])
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 

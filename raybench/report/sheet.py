@@ -10,7 +10,7 @@ from typing import Any
 
 from raybench.config.plan import short_key, show
 from raybench.config.price import Price
-from raybench.report.comparison import CellResult, Difference
+from raybench.report.comparison import CellResult, Difference, rivalries
 from raybench.report.references import published_lines
 from raybench.report.statistics import Estimate
 from raybench.results.published import PublishedRow
@@ -48,6 +48,11 @@ class Sheet:
     ends_group: tuple[bool, ...]
     footnotes: tuple[str, ...]
     published: tuple[str, ...]
+
+    @property
+    def bold_footnotes(self) -> list[str]:
+        """The footnotes for where the best is bold and has no star."""
+        return [f"bold: {note.removeprefix('* ')}" if note.startswith("* ") else note for note in self.footnotes]
 
     @classmethod
     def plain(
@@ -92,20 +97,6 @@ def varying(results: Sequence[CellResult]) -> list[str]:
     return sorted(chosen, key=lambda key: (key not in shared, key != "distillation.alpha", chosen.index(key)))
 
 
-def best_of_group(group: Sequence[CellResult]) -> CellResult | None:
-    """The best test mean of the cells really better than the one they are compared with; none where none is.
-
-    The one they are compared with itself, where it is the best on validation and every other is really worse.
-    """
-    real = [r for r in group if r.test and r.difference and r.difference.verdict == "better"]
-    if not real or any(r.difference and r.difference.to == "best on validation" for r in group):
-        others = [r.difference for r in group if r.difference]
-        worse = others and all(d.to == "best on validation" and d.verdict == "worse" for d in others)
-        return group[0] if worse and len(others) == len(group) - 1 else None
-    sign = 1 if real[0].test_mode == "max" else -1
-    return max(real, key=lambda r: sign * r.test.mean if r.test else -math.inf)
-
-
 def key_columns(rows: Sequence[CellResult]) -> tuple[Column, ...]:
     """What names each cell beside the others."""
     return tuple(factor_column(key, rows) for key in varying(rows)) or (Column("cell", tuple(r.label for r in rows)),)
@@ -117,7 +108,7 @@ def make_sheet(
     """Everything the table says, as text; with a price also what each cell cost."""
     groups = ordered(readable(results))
     rows = [result for group in groups for result in group]
-    best = [result is best_of_group(group) for group in groups for result in group]
+    best = [result.best for result in rows]
     last = [result is group[-1] for group in groups for result in group]
     keys = varying(rows)
     constant = {k: v for r in rows for k, v in r.factors.items() if k not in keys}
@@ -363,7 +354,9 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
         if {d.to for d in differences} == {"best on validation"}:
             notes.append("* best on validation, and every other with the same data is worse.")
         else:
-            notes.append("* best mean of those better than the student alone; not tested against each other.")
+            count = rivalries(rows)
+            over = f"Bonferroni-corrected over {count} comparison{'s' * (count != 1)}"
+            notes.append(f"* best, and better than every other cell with the same student alone (same tests, {over}).")
     presets = sorted({preset for r in rows for preset in r.presets})
     if len(presets) > 1:
         notes.append(f"mixed presets ({', '.join(presets)}): rows of different presets are not comparable.")

@@ -83,8 +83,7 @@ def sheet_markdown(sheet: Sheet) -> str:
             starred = len(sheet.keys)
             texts[starred] = f"**{texts[starred].removesuffix(' *')}**"
         lines.append(_markdown_row(texts))
-    notes = [note.replace("* best mean", "bold: best mean") for note in sheet.footnotes]
-    lines += ["", *(f"- {_escaped(note)}" for note in notes)]
+    lines += ["", *(f"- {_escaped(note)}" for note in sheet.bold_footnotes)]
     if sheet.published:
         lines += ["", *_markdown_list(sheet.published)]
     return "\n".join(lines) + "\n"

@@ -240,6 +240,74 @@ def test_without_an_effect_among_20_the_best_is_not_called_better() -> None:
     assert told <= 26
 
 
+ALONE = [70.0, 71.0, 72.0, 73.0]
+
+
+def starred(results: Sequence[CellResult]) -> list[Any]:
+    return [result.factors[ALPHA] for result in results if result.best]
+
+
+def shifted(by: float, rough: float = 0.1) -> list[float]:
+    """The student alone's, each seed better by about so much."""
+    return [top + by + rough * sign for top, sign in zip(ALONE, (1, -1, 0.5, -0.5), strict=True)]
+
+
+def test_the_best_is_marked_only_where_its_runner_up_is_really_worse() -> None:
+    # Both are better than the student alone, and all but the last pair are told apart.
+    told = compared({0.0: ALONE, 0.5: shifted(3.0), 0.6: shifted(6.0, 0.05)})
+    assert starred(told) == [0.6]
+    near = compared({0.0: ALONE, 0.5: shifted(3.0), 0.6: shifted(3.2, -0.1)})
+    assert [result.difference.verdict for result in near if result.difference] == ["better", "better"]
+    assert starred(near) == []
+
+
+def test_a_third_that_cannot_be_told_takes_the_mark_away() -> None:
+    # Its mean is lower than the runner-up's, its spread is not.
+    tops = {0.0: ALONE, 0.5: shifted(3.0), 0.6: shifted(6.0, 0.05), 0.7: shifted(2.0, 8.0)}
+    assert starred(compared(tops)) == []
+    few = {0.0: ALONE, 0.6: shifted(6.0, 0.05), 0.7: shifted(2.0)[:2]}
+    assert starred(compared(few)) == []
+
+
+def test_the_student_alone_may_be_the_best() -> None:
+    assert starred(compared({0.0: ALONE, 0.5: shifted(-3.0), 0.6: shifted(-6.0, 0.05)})) == [0.0]
+    assert starred(compared({0.0: ALONE, 0.5: shifted(-3.0)}, mode="min")) == [0.5]
+    assert starred(compared({0.0: ALONE})) == []
+
+
+def test_without_a_student_alone_the_best_on_validation_is_marked_if_all_are_worse() -> None:
+    cells = [settings(index) for index in range(3)]
+
+    def marked(*tops: Sequence[float]) -> list[int]:
+        rows = []
+        for found, values in zip(cells, tops, strict=True):
+            ids = [each.trial_id for each in found.settings[0].trials]
+            rows += [
+                {"trial_id": trial_id, "status": "complete", "eval_top1": top, "test_top1": top}
+                for trial_id, top in zip(ids, values, strict=True)
+            ]
+        return [index for index, result in enumerate(compare(cells, frame(rows))) if result.best]
+
+    assert marked(ALONE, shifted(6.0, 0.05), shifted(3.0)) == [1]
+    assert marked(ALONE, shifted(3.1, -0.1), shifted(3.0)) == []
+
+
+@pytest.mark.parametrize("effect", [0.0, 5.0])
+def test_of_cells_that_are_alike_hardly_any_is_marked(effect: float) -> None:
+    # Nine cells equally good, all of them better than the student alone or none.
+    alphas = [0.0, *(0.1 * (index + 1) for index in range(9))]
+    cells = [cell(alpha, 4) for alpha in alphas]
+    trial_ids = [each.trial_id for found in cells for each in found.settings[0].trials]
+    draws = np.random.default_rng(5).normal(70, 1, (300, 10, 4))
+    draws[:, 1:] += effect
+    marks = 0
+    for tops in draws.reshape(300, 40).tolist():
+        rows = {"trial_id": trial_ids, "status": ["complete"] * 40, "eval_top1": tops, "test_top1": tops}
+        marks += bool(starred(compare(cells, pl.DataFrame(rows))))
+    # At most 5 % of tables: 15 of 300, and three standard errors of that.
+    assert marks <= 26
+
+
 def costing(alpha: float, lr: float, energy: Sequence[float | None], share: float = 0.5) -> list[dict[str, Any]]:
     spent = {"train_time": 50.0, "eval_time": 10.0, "device_hours": share * 60 / 3600}
     return [row(alpha, lr, seed, 70.0 + seed) | spent | {"energy": each} for seed, each in enumerate(energy)]
