@@ -29,6 +29,8 @@ class Finished:
     data_root: Path | None = None
     chosen: tuple[int, ...] = ()
     """Test examples that were named; empty: some."""
+    weights_root: Path | None = None
+    """Where weight files are looked for, which only the codec of a frozen encoder needs; none: where the data are."""
     equal: bool = field(default=True, init=False)
     """Whether what was scored again is what is stored, as far as it was."""
 
@@ -46,6 +48,7 @@ class Finished:
             preset=str(row["preset"]),
             results=self.found.store.folder,
             data_root=self.data_root,
+            weights_root=self.weights_root,
             cpu=float(row.get("env/threads") or 1),
             gpu=1.0 if row.get("env/gpu") else 0.0,
         )

@@ -52,6 +52,9 @@ def parser(prog: str = "raybench show") -> argparse.ArgumentParser:
     parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (shown/TRIAL_ID)")
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
+    parse.add_argument(
+        "--weights-root", type=Path, metavar="DIR", help="folder of weight files (default: where the data are)"
+    )
     parse.add_argument("--image", type=int, nargs="+", default=[], metavar="N", help="test examples, counted from 0")
     return parse
 
@@ -82,6 +85,7 @@ def _show(args: argparse.Namespace) -> int:
         (args.out or Path("shown") / found.trial_id).expanduser(),
         root.expanduser().absolute() if root else None,
         tuple(args.image),
+        args.weights_root.expanduser().absolute() if args.weights_root else None,
     )
     for line in said(shown, [name for name in WHAT if name in args.what], named=bool(args.what)):
         print(line, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,25 @@ def test_a_codec_and_the_model_that_has_its_encoder(tmp_path: Path, capsys: pyte
     assert "equal to the stored numbers to the last bit" in text
     assert "no reconstruction: trial " in text
     assert "has kept no weights" in text
+
+
+def test_the_codecs_file_is_looked_for_below_the_weights_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    run(CODEC, root, "codecs")
+    elsewhere.mkdir()
+    shutil.copy(root / "codecs" / "weights" / f"{CODEC.trial_id}.safetensors", elsewhere / "codec.safetensors")
+    trained = ci2p("codec.safetensors")
+    with monkeypatch.context() as there:
+        there.chdir(elsewhere)
+        run(trained, root, "models")
+    arguments = ["show", trained.trial_id, "reconstruction", "--results", str(root), "--out", str(tmp_path / "out")]
+
+    assert main(arguments) == 2
+    assert "codec.safetensors" in capsys.readouterr().err
+    assert main([*arguments, "--weights-root", str(elsewhere)]) == 0
+    assert "by the codec of codec.safetensors, whose encoder this model has" in capsys.readouterr().out
 
 
 def test_an_encoder_of_no_codec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
