@@ -31,6 +31,12 @@ from raybench.results.store import Store
 from raybench.search.outcomes import Outcomes
 from raybench.search.search import Search
 
+EPOCH_COLUMNS = (
+    *("trial_id", "epoch", "train_time", "eval_time"),  # equal cost, trends, curves
+    *("train_loss", "eval_loss", "train_top1", "eval_top1"),  # the four panels of a page
+)
+"""What is made from an epoch's row, beside the metric and what was published of the middle of a run."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -62,7 +68,7 @@ class Compared:
     trials: pl.DataFrame = field(repr=False, compare=False)
     """The rows compared, one a trial."""
     epochs: pl.DataFrame = field(repr=False, compare=False)
-    """Those of the selected settings, one a trial and epoch."""
+    """Those of the selected settings, one a trial and epoch; the columns that tables and figures are made from."""
 
     @property
     def title(self) -> str:
@@ -212,7 +218,10 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     mode = better(metric)
     results = compare(cells, found.rows, metric, mode, shown)
     ids = [trial.trial_id for result in results for trial in result.selected]
-    epochs = pl.concat([store.epochs(ids) for store in stores.values()], how="diagonal_relaxed")
+    by_text = {repr(row.model_copy(update={"sweep": ""})): row for name in stores for row in published(name)}
+    rows_published = list(by_text.values())  # a row may be of several sweeps
+    read_epochs = dict.fromkeys((*EPOCH_COLUMNS, metric, *(f"eval_{row.quantity}" for row in rows_published)))
+    epochs = pl.concat([store.epochs(ids, read_epochs) for store in stores.values()], how="diagonal_relaxed")
     epochs = epochs.unique(["trial_id", "epoch"], keep="first", maintain_order=True)
     budget = at_equal_cost(
         results,
@@ -224,8 +233,6 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         target=asked.target,
     )
     assumed = tuple(dict.fromkeys(what for each in configs.values() for what in each.assumed))
-    by_text = {repr(row.model_copy(update={"sweep": ""})): row for name in stores for row in published(name)}
-    rows_published = list(by_text.values())  # a row may be of several sweeps
     return Compared(
         name=" + ".join(stores),
         preset=preset,

@@ -50,8 +50,10 @@ def find_trial(root: Folder, name: str) -> OneTrial:
     found: dict[str, OneTrial] = {}
     for sweep in sweeps_in(root):
         store = Store(root / sweep)
-        rows = store.trials()
-        for row in rows.filter(pl.col("trial_id").str.starts_with(name)).iter_rows(named=True):
+        meant = pl.col("trial_id").str.starts_with(name)
+        if not store.trials(["trial_id"]).filter(meant).height:
+            continue  # of a large sweep its rows whole take a while
+        for row in store.trials().filter(meant).iter_rows(named=True):
             found.setdefault(row["trial_id"], OneTrial(sweep, store, row))
     if name in found:
         return found[name]

@@ -109,7 +109,9 @@ def _put_figures(sweep: Sweep, results: list[CellResult], title: str) -> dict[st
         drawn = Path(name)
         source = f"{sweep.data_text()}, preset {sweep.config.preset}"
         comparison_figure(results, drawn / "comparison.png", title, source)
-        curves_figure(sweep.store.epochs(), results, drawn / "curves.png", title, sweep.config.metric.name)
+        metric, shown = sweep.config.metric.name, [trial.trial_id for each in results for trial in each.selected]
+        epochs = sweep.store.epochs(shown, ["trial_id", "epoch", metric])
+        curves_figure(epochs, results, drawn / "curves.png", title, metric)
         figures = {file.stem: file.read_bytes() for file in sorted(drawn.iterdir())}
     for name, content in figures.items():
         write_atomically(sweep.folder / f"{name}.png", content)

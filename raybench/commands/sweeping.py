@@ -438,9 +438,9 @@ def read_outcomes(store: Store, config: SweepConfig) -> Outcomes:
     """What the rows say of every trial, scores signed so that larger is better. An unknown status settles nothing."""
     sign = 1.0 if config.metric.mode == "max" else -1.0
     scores: dict[str, dict[int, float]] = {}
-    epochs = store.epochs()
+    epochs = store.epochs(columns=["trial_id", "epoch", config.metric.name])
     if config.metric.name in epochs.columns:
-        for trial_id, epoch, value in epochs.select("trial_id", "epoch", config.metric.name).iter_rows():
+        for trial_id, epoch, value in epochs.iter_rows():
             scores.setdefault(trial_id, {})[epoch] = sign * value if value is not None else float("-inf")
     rows = store.trials().select("trial_id", "status").iter_rows()
     known = {trial_id: Status(status) for trial_id, status in rows if status in {*Status}}

@@ -90,26 +90,24 @@ def at_equal_cost(
     if not {*NEEDED, metric} <= set(epochs.columns):
         return None
     curves = {result.label: _curves(result, epochs, metric, mode) for result in results}
-    curves = {label: found for label, found in curves.items() if found}
+    curves = {label: found for label, found in curves.items() if found.height}
     if len(curves) < 2:
         return None
-    chosen_epochs = at_epoch or min(len(curve) for found in curves.values() for curve in found)
-    seconds = at_device_seconds or min(
-        statistics.fmean(curve[-1].seconds for curve in found) for found in curves.values()
-    )
+    last = pl.concat([_last(found).with_columns(label=pl.lit(label)) for label, found in curves.items()])
+    means = last.group_by("label").agg(pl.mean("best", "spent"))
     sign = 1 if mode == "max" else -1
-    finals = [statistics.fmean(curve[-1].best for curve in found) for found in curves.values()]
-    goal = target if target is not None else sign * min(sign * final for final in finals)
+    chosen_epochs = at_epoch or min(last["epoch"].to_list())
+    seconds = at_device_seconds or min(means["spent"].to_list())
+    goal = target if target is not None else sign * min(sign * best for best in means["best"].to_list())
     unknown = {result.label: sum(t.trial_id not in result.shares for t in result.selected) for result in results}
     cells = [
         AtBudget(
             label=label,
-            n=len(found),
+            n=found["trial_id"].n_unique(),
             # A cell that ended before is not compared at what it never trained.
-            at_epochs=None
-            if any(len(curve) < chosen_epochs for curve in found)
-            else estimate([curve[chosen_epochs - 1].best for curve in found]),
-            at_time=_at_time(found, seconds),
+            at_epochs=_of_all(found, found.filter(pl.col("epoch") == chosen_epochs)),
+            # The mean of several runs' times may end a hair before the last epoch of one of them.
+            at_time=_of_all(found, _last(found.filter(pl.col("spent") <= seconds * (1 + 1e-9)))),
             target=_reached(found, goal, sign),
             unknown=unknown[label],
         )
@@ -118,49 +116,35 @@ def at_equal_cost(
     return Budget(metric, chosen_epochs, seconds, goal, tuple(cells))
 
 
-@dataclass(frozen=True)
-class _Point:
-    seconds: float
-    """Of a whole device."""
-    best: float
-
-
-def _curves(result: CellResult, epochs: pl.DataFrame, metric: str, mode: Mode) -> list[list[_Point]]:
-    """Of each selected trial: after each epoch, the device time so far and the best so far."""
-    trial_ids = [trial.trial_id for trial in result.selected]
-    if not trial_ids:
-        return []
-    shares = {trial_id: result.shares.get(trial_id, 1.0) for trial_id in trial_ids}
-    rows = epochs.filter(pl.col("trial_id").is_in(trial_ids)).select(*NEEDED, metric).sort("trial_id", "epoch")
+def _curves(result: CellResult, epochs: pl.DataFrame, metric: str, mode: Mode) -> pl.DataFrame:
+    """Of each selected trial and epoch: `spent`, the device time so far, and `best` so far, where there is one."""
+    shares = {trial.trial_id: result.shares.get(trial.trial_id, 1.0) for trial in result.selected}
+    own = pl.DataFrame(
+        {"trial_id": [*shares], "share": [*shares.values()]}, {"trial_id": pl.String, "share": pl.Float64}
+    )
+    rows = epochs.select(*NEEDED, metric).join(own, on="trial_id").sort("trial_id", "epoch")
     value = pl.col(metric).fill_nan(None)
     best = value.cum_max() if mode == "max" else value.cum_min()
-    spent = (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0)).cum_sum()
-    share = pl.col("trial_id").replace_strict(shares, return_dtype=pl.Float64)
-    rows = rows.with_columns(best=best.over("trial_id"), spent=share * spent.over("trial_id")).drop_nulls("best")
-    return [
-        [_Point(seconds, best) for seconds, best in curve.select("spent", "best").iter_rows()]
-        for curve in rows.partition_by("trial_id", maintain_order=True)
-    ]
+    spent = pl.col("share") * (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0))
+    rows = rows.select("trial_id", "epoch", best=best.over("trial_id"), spent=spent.cum_sum().over("trial_id"))
+    # A best before the first is none; after it there always is one.
+    return rows.with_columns(pl.col("best").forward_fill().over("trial_id")).drop_nulls("best")
 
 
-def _at_time(curves: Sequence[Sequence[_Point]], seconds: float) -> Estimate | None:
-    # The mean of several runs' times may end a hair before the last epoch of one of them.
-    in_time = [[point.best for point in curve if point.seconds <= seconds * (1 + 1e-9)] for curve in curves]
-    return estimate([bests[-1] for bests in in_time]) if all(in_time) else None
+def _last(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.group_by("trial_id", maintain_order=True).last()
 
 
-def _reached(curves: Sequence[Sequence[_Point]], target: float, sign: int) -> Reached:
-    first = [
-        next(
-            ((epoch, point.seconds) for epoch, point in enumerate(curve, 1) if sign * point.best >= sign * target), None
-        )
-        for curve in curves
-    ]
-    found = [point for point in first if point is not None]
-    if not found:
+def _of_all(curves: pl.DataFrame, chosen: pl.DataFrame) -> Estimate | None:
+    """Over the trials of `curves`; none where one of them has no row in `chosen`."""
+    return estimate(chosen["best"].to_list()) if chosen.height == curves["trial_id"].n_unique() else None
+
+
+def _reached(curves: pl.DataFrame, target: float, sign: int) -> Reached:
+    first = curves.filter(sign * pl.col("best") >= sign * target).group_by("trial_id").first()
+    if not first.height:
         return Reached(0, None, None)
-    epochs, seconds = zip(*found, strict=True)
-    return Reached(len(found), statistics.median(epochs), statistics.median(seconds))
+    return Reached(first.height, *(statistics.median(first[name].to_list()) for name in ("epoch", "spent")))
 
 
 def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:

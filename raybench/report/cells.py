@@ -6,9 +6,9 @@ What differs between trials is either a factor, which makes cells, or tuned, and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -19,8 +19,10 @@ from raybench.config.trial import TrialConfig, get, trial_keys
 from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 
+Found = TypeVar("Found")
 SPLIT = ("dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
 """Keys that say which images a trial learned from and was judged on: two values of one are never averaged together."""
+SEED_COLUMN = f"{PREFIX}seed"
 NEVER_COMPARED = ("seed", "dataset.path", "dataset.test_path", "distillation.teacher.gate")
 """Keys that repeat a trial, or say where things lie rather than what."""
 OF_ROWS = ("preset", "dataset_variant")
@@ -35,6 +37,29 @@ class Axes:
     tuned: tuple[str, ...] = ()
     suggested: bool = False
     """Whether each cell's settings were suggested for it alone (tpe), so that no two cells can have the same ones."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """The configurations of rows. Trials that differ in their seeds alone share what is found of one of them."""
+
+    trials: dict[str, TrialConfig] = field(default_factory=dict)
+    """Trial id -> its configuration."""
+    alike: dict[str, TrialConfig] = field(default_factory=dict)
+    """Trial id -> that of the first trial that is the same but for its seed."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Trial id -> why its row is no configuration."""
+
+    def once(self, find: Callable[[TrialConfig], Found], rows: pl.DataFrame) -> dict[str, Found]:
+        """Trial id -> what `find` finds of it, for each of the rows; asked once for all that are alike."""
+        known: dict[int, Found] = {}
+        found: dict[str, Found] = {}
+        for trial_id in rows["trial_id"]:
+            trial = self.alike[trial_id]
+            if id(trial) not in known:
+                known[id(trial)] = find(trial)
+            found[trial_id] = known[id(trial)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,10 +82,10 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     recipes or found in several sweeps, one counts. Settings compete where every cell of the same data has tried them.
     Raises ResultsError for a key of `by` that no row has.
     """
-    read, left_out = _read(trials)
-    rows = _with_variants(trials.filter(pl.col("trial_id").is_in(list(read))), read)
+    read = _read(trials)
+    rows = _with_variants(trials.filter(pl.col("trial_id").is_in(list(read.trials))), read.trials)
     rows, superseded = _one_a_configuration(rows, read)
-    differing = _differing([read[trial_id] for trial_id in rows["trial_id"]])
+    differing = _differing(rows, read)
     if by:
         named = _named(by, differing, axes)
         # The split is not left to the user: means over unlike data say nothing.
@@ -75,28 +100,50 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     if superseded:
         made = f"{superseded} trial{'s' * (superseded > 1)} of other versions"
         notes = [*notes, f"{made} left out for later ones of the same configuration"]
-    return Grouped(tuple(_with_baselines(cells, factors, tuned)), rows, tuple(notes), left_out)
+    return Grouped(tuple(_with_baselines(cells, factors, tuned)), rows, tuple(notes), read.left_out)
 
 
-def _read(rows: pl.DataFrame) -> tuple[dict[str, TrialConfig], dict[str, str]]:
-    """Trial id -> its configuration; and those whose row is none."""
-    read: dict[str, TrialConfig] = {}
-    left_out: dict[str, str] = {}
-    columns = [name for name in rows.columns if name.startswith(PREFIX) or name in ("trial_id", "setting_id")]
-    for row in rows.select(columns).iter_rows(named=True):
-        try:
-            trial = recorded_trial(row)
-        except ResultsError as error:
-            left_out[row["trial_id"]] = str(error)
-            continue
-        if trial.distillation.cache == "lazy":  # the same numbers and the same trial as prefilled
-            known = {name: trial.__dict__[name] for name in ("trial_id", "setting_id") if name in trial.__dict__}
-            distillation = trial.distillation.model_copy(update={"cache": "prefill"})
-            trial = trial.model_copy(update={"distillation": distillation})
-            for name, value in known.items():
-                trial.__dict__[name] = value
-        read[row["trial_id"]] = trial
-    return read, left_out
+def _read(rows: pl.DataFrame) -> Read:
+    read = Read()
+    config = [name for name in rows.columns if name.startswith(PREFIX)]
+    same = [name for name in config if name != SEED_COLUMN]
+    own = [name for name in ("trial_id", "setting_id", SEED_COLUMN) if name in rows.columns]
+    # A large sweep repeats few configurations with many seeds, and validating one takes a millisecond.
+    groups = rows.group_by(same or "trial_id", maintain_order=True).agg(pl.struct(own).alias("_trials"))
+    for group in groups.iter_rows(named=True):
+        first: TrialConfig | None = None
+        for trial in group.pop("_trials"):
+            seed = trial.get(SEED_COLUMN)
+            if first is None or not (isinstance(seed, int) and 0 <= seed < 2**32):
+                try:
+                    found = _as_prefilled(recorded_trial(group | trial))
+                except ResultsError as error:
+                    read.left_out[trial["trial_id"]] = str(error)
+                    continue
+                first = first or found
+            else:
+                found = first.model_copy(update={"seed": seed})
+                _keep_identity(found, trial)
+            read.trials[trial["trial_id"]] = found
+            read.alike[trial["trial_id"]] = first
+    return read
+
+
+def _as_prefilled(trial: TrialConfig) -> TrialConfig:
+    """With a lazy cache of logits the numbers and the trial are the same as with a prefilled one."""
+    if trial.distillation.cache != "lazy":
+        return trial
+    distillation = trial.distillation.model_copy(update={"cache": "prefill"})
+    copy = trial.model_copy(update={"distillation": distillation})
+    _keep_identity(copy, trial.__dict__)
+    return copy
+
+
+def _keep_identity(trial: TrialConfig, known: Mapping[str, Any]) -> None:
+    """Let a trial have the identity that it ran under, where that is known."""
+    for name in ("trial_id", "setting_id"):
+        if known.get(name) is not None:
+            trial.__dict__[name] = known[name]
 
 
 def _with_variants(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> pl.DataFrame:
@@ -116,9 +163,11 @@ def _with_variants(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> pl.DataF
     return rows.with_columns(pl.Series("dataset_variant", filled, pl.String))
 
 
-def _one_a_configuration(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> tuple[pl.DataFrame, int]:
+def _one_a_configuration(rows: pl.DataFrame, read: Read) -> tuple[pl.DataFrame, int]:
     """One row a configuration and preset: a complete one before any other, of these the one that ended last."""
-    identity = {trial_id: trial.model_copy().trial_id for trial_id, trial in read.items()}
+    # A copy finds its identity as this version computes it.
+    settings = read.once(lambda trial: trial.model_copy().setting_id, rows)
+    identity = {trial_id: f"{setting} {read.trials[trial_id].seed}" for trial_id, setting in settings.items()}
     ranked = rows.with_columns(
         _identity=pl.col("trial_id").replace_strict(identity, return_dtype=pl.String),
         _complete=pl.col("status") == "complete",
@@ -130,9 +179,10 @@ def _one_a_configuration(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> tu
     return kept.drop("_identity", "_complete", "_row"), rows.height - kept.height
 
 
-def _differing(trials: Sequence[TrialConfig]) -> list[str]:
+def _differing(rows: pl.DataFrame, read: Read) -> list[str]:
     """Keys of the configuration that differ between trials, in the order of definition."""
     values: dict[str, set[str]] = {}
+    trials = [*{id(trial): trial for trial_id in rows["trial_id"] if (trial := read.alike[trial_id])}.values()]
     for trial in trials:
         for key, value in trial.flat().items():
             values.setdefault(key, set()).add(json.dumps(value, default=str))
@@ -172,30 +222,35 @@ def _named(by: Sequence[str], differing: Sequence[str], axes: Axes) -> list[str]
     return found
 
 
-def _cells(
-    rows: pl.DataFrame, read: dict[str, TrialConfig], factors: Sequence[str], tuned: Sequence[str]
-) -> list[Cell]:
+def _cells(rows: pl.DataFrame, read: Read, factors: Sequence[str], tuned: Sequence[str]) -> list[Cell]:
     apart = [name for name in OF_ROWS if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]
+    of_trial = read.once(lambda trial: cell_factors([trial], factors, tuned), rows)
+    points = read.once(lambda trial: _point(trial, tuned), rows)
     members: dict[str, list[TrialConfig]] = {}
     found: dict[str, dict[str, Any]] = {}
     for row in rows.select("trial_id", *apart).iter_rows(named=True):
-        if (trial := read.get(row["trial_id"])) is None:
-            continue
-        own = cell_factors([trial], factors, tuned) | {name: row[name] for name in apart}
+        own = of_trial[row["trial_id"]] | {name: row[name] for name in apart}
         key = _key(own)
         found[key] = own
-        members.setdefault(key, []).append(trial)
+        members.setdefault(key, []).append(read.trials[row["trial_id"]])
     ordered = sorted(found, key=lambda key: [_rank(found[key].get(name)) for name in [*apart, *factors]])
-    return [Cell(label(found[key]), found[key], None, _settings(members[key], tuned)) for key in ordered]
+    return [Cell(label(found[key]), found[key], None, _settings(members[key], points, tuned)) for key in ordered]
 
 
-def _settings(trials: Sequence[TrialConfig], tuned: Sequence[str]) -> tuple[Setting, ...]:
+def _point(trial: TrialConfig, tuned: Sequence[str]) -> dict[str, Any]:
+    """What is tuned, with the values that matter."""
+    canonical = trial.canonical()
+    content, inert = canonical.model_dump(mode="json"), canonical.inert()
+    return {key: get(content, key) for key in tuned if not _below(key, inert)}
+
+
+def _settings(
+    trials: Sequence[TrialConfig], points: Mapping[str, dict[str, Any]], tuned: Sequence[str]
+) -> tuple[Setting, ...]:
     """Trials by what is tuned of them, each setting's by seed."""
     settings: dict[str, tuple[dict[str, Any], list[TrialConfig]]] = {}
     for trial in trials:
-        canonical = trial.canonical()
-        content = canonical.model_dump(mode="json")
-        point = {key: get(content, key) for key in tuned if not _below(key, canonical.inert())}
+        point = points[trial.trial_id]
         settings.setdefault(_key(point), (point, []))[1].append(trial)
     ranked = sorted(settings.values(), key=lambda entry: [_rank(entry[0].get(key)) for key in tuned])
     return tuple(Setting(point, tuple(sorted(members, key=lambda trial: trial.seed))) for point, members in ranked)

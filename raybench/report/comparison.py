@@ -39,6 +39,13 @@ __all__ = ["CellResult", "Counts", "Difference", "Verdict", "compare", "detectab
 Mode = Literal["max", "min"]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 Against = Literal["student alone", "best on validation"]
+READ = (
+    *("trial_id", "status", "deviation", "preset", "dataset_variant"),
+    *("param_count", "gmacs", "infer_samples_per_sec", "teacher_top1"),
+    *("epochs", "train_time", "eval_time", "device_hours", "energy", "peak_memory"),
+    *("env/gpu", "env/cpu", "env/git_commit", "env/git_dirty"),
+)
+"""Columns of a row that tables are made from, beside the two metrics; of a hundred and fifty."""
 MIN_PAIRS = 3
 """Below so many seeds on both sides nothing is tested."""
 
@@ -160,7 +167,8 @@ def compare(
     wanted = {trial.trial_id for cell in cells for setting in cell.settings for trial in setting.trials}
     rows: dict[str, dict[str, Any]] = {}
     if "trial_id" in trials.columns:
-        rows = {row["trial_id"]: row for row in trials.filter(pl.col("trial_id").is_in(list(wanted))).to_dicts()}
+        read = trials.select(name for name in dict.fromkeys((*READ, metric, test_metric)) if name in trials.columns)
+        rows = {row["trial_id"]: row for row in read.iter_rows(named=True) if row["trial_id"] in wanted}
     towards = test_mode or _test_mode(metric, mode, test_metric)
     measured = [_cell_result(cell, rows, metric, mode, test_metric, towards) for cell in cells]
     measured = _with_references(measured, mode)

@@ -108,16 +108,15 @@ def _measured(row: PublishedRow, result: CellResult, epochs: pl.DataFrame) -> tu
     if (name := OF_RESULT.get((row.metric, row.unit))) is not None:
         value = getattr(result, name)
         return (None, "") if value is None else (Estimate(1, value, None, None, None), "median")
-    quantity = row.metric.removeprefix("eval_").removeprefix("test_")
     at_end = row.setting.epochs is None or row.setting.epochs >= result.selected[0].schedule.epochs
-    if at_end and not row.metric.startswith("eval_") and result.test_metric == f"test_{quantity}":
+    if at_end and not row.metric.startswith("eval_") and result.test_metric == f"test_{row.quantity}":
         return result.test, "test"
     if at_end and result.metric == row.metric:
         return result.validation, "validation"
     if row.setting.epochs is None:
         return None, ""
     return _at_epoch(
-        result, epochs, f"eval_{quantity}", row.setting.epochs
+        result, epochs, f"eval_{row.quantity}", row.setting.epochs
     ), f"validation at epoch {row.setting.epochs}"
 
 

@@ -83,6 +83,11 @@ class PublishedRow(_Record):
         return self
 
     @property
+    def quantity(self) -> str:
+        """What was measured, on whatever images: top1 of test_top1 and eval_top1."""
+        return self.metric.removeprefix("eval_").removeprefix("test_")
+
+    @property
     def text(self) -> str:
         """The number with its unit as printed, or the words."""
         if self.words is not None:
