@@ -160,7 +160,7 @@ def trials_of(trials: list[Trial], last: pl.DataFrame) -> pl.DataFrame:
         "seed": [each.seed for each in trials],
         "status": [Status.PRUNED if each.number % 20 == 7 else Status.COMPLETE for each in trials],
         "config/distillation.alpha": [each.alpha for each in trials],
-        "config/distillation.type": [each.kind for each in trials],
+        "config/distillation.type": ["none" if each.kind == "alone" else each.kind for each in trials],
         "config/dataset.train_size": [str(each.train_size) for each in trials],
         "config/optimizer.lr": [each.lr for each in trials],
         "config/seed": [each.seed for each in trials],

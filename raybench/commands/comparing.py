@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,7 +202,7 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     if config is not None:
         axes = Axes(tuple(config.factors), tuple(config.tune.space), suggested=config.tune.algorithm == "tpe")
     found = grouped(rows, axes, asked.by)
-    notes = [*found.notes, *(f"left out: {why}" for why in found.left_out.values())]
+    notes = [*found.notes, *_left_out(found.left_out)]
     notes += [f"skipped, not readable: {what}" for store in stores.values() for what in store.skipped]
     if not found.cells:
         raise ResultsError("\n".join([f"{', '.join(stores)}: no row that this version can read", *notes]))
@@ -245,6 +245,19 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         trials=found.rows,
         epochs=epochs,
     )
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[str]:
+    """A note for each reason, however many trials it is that of."""
+    trials: dict[str, list[str]] = {}
+    for trial_id, why in reasons.items():
+        trials.setdefault(why.removeprefix(f"trial {trial_id}: "), []).append(trial_id)
+    notes = []
+    for why, alike in trials.items():
+        few = f"{', '.join(sorted(alike)[:3])}{' …' if len(alike) > 3 else ''}"
+        named = f"trial {few}" if len(alike) == 1 else f"{len(alike):,} trials ({few})"
+        notes.append(f"left out: {named}: {why}")
+    return notes
 
 
 def as_run(store: Store, preset: str) -> SweepConfig | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from raybench.report.comparison import CellResult, Mode
+from raybench.report.selected import selected_epochs
 from raybench.report.sheet import (
     Column,
     Sheet,
@@ -28,8 +29,6 @@ from raybench.report.sheet import (
     short_text,
 )
 from raybench.report.statistics import Estimate, estimate
-
-NEEDED = ("trial_id", "epoch", "train_time", "eval_time")
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,12 @@ def at_equal_cost(
     that every cell has, and the target is the lowest (for a loss: the highest) of the cells' final bests, which all
     reach on the average.
     """
-    if not {*NEEDED, metric} <= set(epochs.columns):
-        return None
-    curves = {result.label: _curves(result, epochs, metric, mode) for result in results}
-    curves = {label: found for label, found in curves.items() if found.height}
+    parts = selected_epochs(results, epochs, ("train_time", "eval_time", metric))
+    curves = {
+        result.label: found
+        for result in results
+        if result.label in parts and (found := _curves(result, parts[result.label], metric, mode)).height
+    }
     if len(curves) < 2:
         return None
     last = pl.concat([_last(found).with_columns(label=pl.lit(label)) for label, found in curves.items()])
@@ -116,18 +117,15 @@ def at_equal_cost(
     return Budget(metric, chosen_epochs, seconds, goal, tuple(cells))
 
 
-def _curves(result: CellResult, epochs: pl.DataFrame, metric: str, mode: Mode) -> pl.DataFrame:
+def _curves(result: CellResult, rows: pl.DataFrame, metric: str, mode: Mode) -> pl.DataFrame:
     """Of each selected trial and epoch: `spent`, the device time so far, and `best` so far, where there is one."""
     shares = {trial.trial_id: result.shares.get(trial.trial_id, 1.0) for trial in result.selected}
-    own = pl.DataFrame(
-        {"trial_id": [*shares], "share": [*shares.values()]}, {"trial_id": pl.String, "share": pl.Float64}
-    )
-    rows = epochs.select(*NEEDED, metric).join(own, on="trial_id").sort("trial_id", "epoch")
+    share = pl.col("trial_id").replace_strict(shares, return_dtype=pl.Float64)
     value = pl.col(metric).fill_nan(None)
     best = value.cum_max() if mode == "max" else value.cum_min()
-    spent = pl.col("share") * (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0))
+    spent = share * (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0))
     rows = rows.select("trial_id", "epoch", best=best.over("trial_id"), spent=spent.cum_sum().over("trial_id"))
-    # A best before the first is none; after it there always is one.
+    # Where an epoch has no value the best is that of those before it.
     return rows.with_columns(pl.col("best").forward_fill().over("trial_id")).drop_nulls("best")
 
 

@@ -271,8 +271,8 @@ def holdout_error_of_runs(curves: Sequence[Curve], fit: Kind = "log") -> Holdout
     cut = float(points.epochs[-hidden])
     seen: list[Curve] = []
     for epochs, values in curves:
-        kept = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if epoch < cut]
-        seen.append(([epoch for epoch, _ in kept], [value for _, value in kept]))
+        kept = np.asarray(epochs, dtype=np.float64) < cut
+        seen.append((np.asarray(epochs)[kept].tolist(), np.asarray(values)[kept].tolist()))
     found = log_fit_of_runs(seen) if fit == "log" else power_fit_of_runs(seen)
     if isinstance(found, Undetermined):
         return Undetermined(f"with the last {hidden} of {len(points.epochs)} epochs hidden: {found.reason}")
@@ -468,11 +468,10 @@ def _points(curves: Sequence[Curve], least: int) -> _Points | Undetermined:
     for epochs, values in curves:
         if len(epochs) != len(values):
             raise ValueError(f"a curve has {len(epochs)} epochs and {len(values)} values")
-        for epoch, value in zip(epochs, values, strict=True):
-            if not math.isfinite(value):
-                return Undetermined(f"the value at epoch {epoch:g} is {value}")
+        if len(wrong := np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))):
+            return Undetermined(f"the value at epoch {epochs[wrong[0]]:g} is {values[wrong[0]]}")
     curves = [(epochs, values) for epochs, values in curves if len(epochs)]
-    axis = np.unique(np.array([epoch for epochs, _ in curves for epoch in epochs], dtype=np.float64))
+    axis = np.unique(np.concatenate([np.zeros(0), *(np.asarray(epochs, np.float64) for epochs, _ in curves)]))
     _checked(axis)
     if len(axis) < least:
         return Undetermined(f"{len(axis)} distinct epochs, at least {least} are needed")

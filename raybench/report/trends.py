@@ -21,6 +21,7 @@ from raybench.report.fits import (
     log_fit_of_runs,
     power_fit_of_runs,
 )
+from raybench.report.selected import selected_epochs
 from raybench.report.sheet import Column, Sheet, key_columns, ordered, quantity_title, readable
 
 HORIZON = 10
@@ -46,8 +47,8 @@ def trends(results: Sequence[CellResult], epochs: pl.DataFrame, metric: str) -> 
 
     `epochs` holds one row a trial and epoch (`Store.epochs()`).
     """
-    curves = {result.label: _curves(result, epochs, metric) for result in results}
-    curves = {label: found for label, found in curves.items() if found}
+    parts = selected_epochs(results, epochs, (metric,))
+    curves = {label: found for label, rows in parts.items() if (found := _curves(rows, metric))}
     fits = {label: log_fit_of_runs(found) for label, found in curves.items()}
     longest = max((curve[0][-1] for found in curves.values() for curve in found), default=0.0)
     horizon = HORIZON * longest
@@ -73,18 +74,13 @@ def trends(results: Sequence[CellResult], epochs: pl.DataFrame, metric: str) -> 
     return trends, horizon
 
 
-def _curves(result: CellResult, epochs: pl.DataFrame, metric: str) -> list[Curve]:
-    """Of each selected trial its epochs and values; those that ended early would bend the mean."""
-    if not {"trial_id", "epoch", metric} <= set(epochs.columns):
-        return []
-    trial_ids = [trial.trial_id for trial in result.selected]
-    rows = epochs.filter(pl.col("trial_id").is_in(trial_ids) & pl.col(metric).is_finite()).sort("trial_id", "epoch")
-    found = [
-        (curve["epoch"].cast(pl.Float64).to_list(), curve[metric].to_list())
-        for curve in rows.partition_by("trial_id", maintain_order=True)
-    ]
-    last = max((curve[0][-1] for curve in found), default=0.0)
-    return [curve for curve in found if curve[0][-1] == last]
+def _curves(rows: pl.DataFrame, metric: str) -> list[Curve]:
+    """Of each trial its epochs and values; those that ended early would bend the mean."""
+    rows = rows.filter(pl.col(metric).is_finite()).with_columns(pl.col("epoch").cast(pl.Float64))
+    runs = rows.group_by("trial_id", maintain_order=True).agg("epoch", metric)
+    found = [(epochs, values) for _, epochs, values in runs.iter_rows()]
+    last = max((epochs[-1] for epochs, _ in found), default=0.0)
+    return [(epochs, values) for epochs, values in found if epochs[-1] == last]
 
 
 def trend_sheet(

@@ -86,8 +86,7 @@ def write(store: Store, trial: TrialConfig, name: str, preset: str, cell: str, f
         cell=cell,
         attempt=1,
         seed=trial.seed,
-        config=trial.flat(),
-        **{"dataset_variant": "embedded", **found},
+        **{"config": trial.flat(), "dataset_variant": "embedded", **found},
     )
     store.write_trial(row)
     if (top1 := found.get("eval_top1")) is not None:
@@ -103,6 +102,11 @@ def write(store: Store, trial: TrialConfig, name: str, preset: str, cell: str, f
             for epoch in range(1, EPOCHS + 1)
         ]
         store.write_epochs(trial.trial_id, 1, epochs)
+
+
+def load_trials() -> list[TrialConfig]:
+    """Those of the sweep, each once."""
+    return list(make_plan(load_sweep("deit_reverse", "quick", [], {}, None)).trials())
 
 
 def only(root: Path, *names: str, **asked: Any) -> Compared:
@@ -200,6 +204,18 @@ def test_one_configuration_is_one_trial_whoever_made_it(made: Made) -> None:
     table = only(root, "deit_reverse")
     assert {result.test.n for result in table.results if result.test} == {3}
     assert any(f"{len(older)} trials of other versions left out" in note for note in table.notes)
+
+
+def test_rows_of_no_configuration_are_named_once_a_reason(made: Made) -> None:
+    root = made()
+    store = Store(root / "deit_reverse")
+    for number, trial in enumerate(load_trials()[:5]):
+        trial.__dict__["trial_id"] = f"{number:012x}"
+        found = {"status": Status.COMPLETE, "config": {**trial.flat(), "distillation.type": "unheard of"}}
+        write(store, trial, "deit_reverse", "quick", "", found)
+    (note,) = [note for note in only(root, "deit_reverse").notes if note.startswith("left out")]
+    assert note.startswith("left out: 5 trials (000000000000, 000000000001, 000000000002 …): not a configuration")
+    assert "unheard of" in note
 
 
 def test_seeds_first_leaves_nothing_due_and_compares_the_selected_setting(made: Made) -> None:

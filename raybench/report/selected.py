@@ -1,0 +1,27 @@
+"""The epochs of the selected trials, cell by cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from raybench.report.comparison import CellResult
+
+
+def selected_epochs(
+    results: Sequence[CellResult], epochs: pl.DataFrame, columns: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    """Label of each cell that has some -> those rows of its selected trials, in order of `trial_id` and `epoch`.
+
+    `epochs` holds one row a trial and epoch (`Store.epochs()`), and is gone through once however many cells there are.
+    Each frame has these columns, `trial_id` and `epoch`; empty where `epochs` lacks one.
+    """
+    wanted = list(dict.fromkeys(("trial_id", "epoch", *columns)))
+    if not set(wanted) <= set(epochs.columns):
+        return {}
+    pairs = [(result.label, trial.trial_id) for result in results for trial in result.selected]
+    cells = pl.DataFrame(pairs, {"_cell": pl.String, "trial_id": pl.String}, orient="row")
+    rows = epochs.select(wanted).join(cells, on="trial_id").sort("trial_id", "epoch")
+    parts = rows.partition_by("_cell", as_dict=True, include_key=False, maintain_order=True)
+    return {str(label): part.select(wanted) for (label,), part in parts.items()}

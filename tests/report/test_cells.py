@@ -1,0 +1,66 @@
+"""Cells from rows: trials that differ in their seeds alone are read once and stay trials of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from raybench.config.recorded import recorded_trial
+from raybench.config.trial import DatasetConfig, ModelConfig, OptimizerConfig, TrialConfig
+from raybench.report import cells
+from raybench.report.cells import Axes, Grouped, grouped
+
+
+def trial(lr: float, seed: int) -> TrialConfig:
+    return TrialConfig(
+        dataset=DatasetConfig(name="digits", val_size=100),
+        model=ModelConfig(name="resnet8"),
+        optimizer=OptimizerConfig(lr=lr),
+        seed=seed,
+    )
+
+
+def row(of: TrialConfig, **changes: Any) -> dict[str, Any]:
+    known = {"trial_id": of.trial_id, "setting_id": of.setting_id, "status": "complete", "preset": "quick"}
+    return known | {f"config/{key}": value for key, value in of.flat().items()} | changes
+
+
+def cells_of(*rows: dict[str, Any]) -> Grouped:
+    return grouped(pl.DataFrame(rows, infer_schema_length=None), Axes(tuned=("optimizer.lr",)))
+
+
+def test_a_configuration_is_read_once_for_all_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counting(found: dict[str, Any]) -> TrialConfig:
+        asked.append(found["trial_id"])
+        return recorded_trial(found)
+
+    monkeypatch.setattr(cells, "recorded_trial", counting)
+    trials = [trial(lr, seed) for seed in (3, 0, 2) for lr in (0.1, 0.2)]
+    (cell,) = cells_of(*(row(each) for each in trials)).cells
+    assert len(asked) == 2
+    assert [setting.tuned["optimizer.lr"] for setting in cell.settings] == [0.1, 0.2]
+    for setting in cell.settings:
+        expected = [trial(setting.tuned["optimizer.lr"], seed) for seed in (0, 2, 3)]
+        assert list(setting.trials) == expected
+        assert [each.trial_id for each in setting.trials] == [each.trial_id for each in expected]
+        assert {each.setting_id for each in setting.trials} == {expected[0].setting_id}
+
+
+def test_a_row_keeps_the_identity_that_it_ran_under() -> None:
+    (cell,) = cells_of(row(trial(0.1, 0)), row(trial(0.1, 1), trial_id="0123456789ab", setting_id="ba9876543210")).cells
+    older = cell.settings[0].trials[1]
+    assert (older.seed, older.trial_id, older.setting_id) == (1, "0123456789ab", "ba9876543210")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_leaves_its_row_out_and_no_other(seed: int) -> None:
+    bad = row(trial(0.1, 1), trial_id="0123456789ab", **{"config/seed": seed})
+    for rows in ([row(trial(0.1, 0)), bad], [bad, row(trial(0.1, 0))]):
+        found = cells_of(*rows)
+        assert [each.seed for each in found.cells[0].settings[0].trials] == [0]
+        assert list(found.left_out) == ["0123456789ab"]
+        assert "seed" in found.left_out["0123456789ab"]
