@@ -8,21 +8,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from raybench.report.comparison import CellResult, Mode
-from raybench.report.fits import (
-    Crossing,
-    Curve,
-    Holdout,
-    LogFit,
-    NoCrossing,
-    PowerFit,
-    Undetermined,
-    crossover,
-    holdout_error_of_runs,
-    log_fit_of_runs,
-    power_fit_of_runs,
-)
+from raybench.report.crossing import Crossing, NoCrossing, crossover
+from raybench.report.fits import LogFit, PowerFit, log_fit_of_runs, power_fit_of_runs
+from raybench.report.holdout import Holdout, holdout_error_of_runs
 from raybench.report.selected import selected_epochs
 from raybench.report.sheet import Column, Sheet, key_columns, ordered, quantity_title, readable
+from raybench.report.spread import Curve, Undetermined
 
 HORIZON = 10
 """Times the longest curve, up to which a crossing is looked for."""

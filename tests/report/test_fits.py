@@ -11,24 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.report import fits
-from raybench.report.fits import (
-    Array,
-    Crossing,
-    Curve,
-    Holdout,
-    LogFit,
-    NoCrossing,
-    PowerFit,
-    Undetermined,
-    crossover,
-    holdout_error,
-    holdout_error_of_runs,
-    log_fit,
-    log_fit_of_runs,
-    power_fit,
-    power_fit_of_runs,
-)
+from raybench.report import spread
+from raybench.report.crossing import Crossing, NoCrossing, crossover
+from raybench.report.fits import LogFit, PowerFit, log_fit, log_fit_of_runs, power_fit, power_fit_of_runs
+from raybench.report.holdout import Holdout, holdout_error, holdout_error_of_runs
+from raybench.report.spread import Array, Curve, Undetermined
 from raybench.report.statistics import Estimate, estimate
 
 PUBLISHED_A, PUBLISHED_B, PUBLISHED_R2 = -0.112, 0.139, 0.962
@@ -71,7 +58,7 @@ def holds(interval: tuple[float, float], truth: float) -> bool:
 @pytest.fixture
 def independent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points taken as independent, which every textbook formula does."""
-    monkeypatch.setattr(fits, "CORRELATIONS", np.zeros(1))
+    monkeypatch.setattr(spread, "CORRELATIONS", np.zeros(1))
 
 
 # y = a + b ln(epoch)
@@ -113,7 +100,7 @@ def test_prediction_is_the_textbook_one() -> None:
 
 
 def test_covariance_under_one_correlation_is_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fits, "CORRELATIONS", np.array([0.6]))
+    monkeypatch.setattr(spread, "CORRELATIONS", np.array([0.6]))
     epochs = np.arange(1.0, 21.0)
     noise = autoregression(np.random.default_rng(1), (1, 20), 0.6)[0]
     found = logs_of(epochs, TREND[:20] + NOISE * noise)
@@ -136,13 +123,13 @@ def test_weights_of_correlations_are_the_restricted_likelihood() -> None:
     # Contrasts free of a and b, whose density is normal with the scale left out.
     contrasts = np.linalg.svd(x)[0][:, 2:]
     logs = []
-    for correlation in fits.CORRELATIONS.tolist():
-        spread = contrasts.T @ correlation ** np.abs(np.subtract.outer(np.arange(15), np.arange(15))) @ contrasts
+    for correlation in spread.CORRELATIONS.tolist():
+        apart = contrasts.T @ correlation ** np.abs(np.subtract.outer(np.arange(15), np.arange(15))) @ contrasts
         seen = contrasts.T @ residuals
-        logs.append(-np.linalg.slogdet(spread)[1] / 2 - 13 / 2 * math.log(seen @ np.linalg.solve(spread, seen)))
+        logs.append(-np.linalg.slogdet(apart)[1] / 2 - 13 / 2 * math.log(seen @ np.linalg.solve(apart, seen)))
     weights = np.exp(np.array(logs) - max(logs))
     # Condition numbers of up to 1e3 at a correlation of 0.99.
-    assert fits._autoregressions(x, residuals)[1] == pytest.approx(weights / weights.sum(), rel=1e-8)
+    assert spread._autoregressions(x, residuals)[1] == pytest.approx(weights / weights.sum(), rel=1e-8)
 
 
 def test_interval_of_runs_is_the_t_interval_of_their_coefficients() -> None:

@@ -16,7 +16,9 @@ from raybench.config.trial import (
     TrialConfig,
 )
 from raybench.report.comparison import CellResult, compare
-from raybench.report.fits import Crossing, Holdout, LogFit
+from raybench.report.crossing import Crossing
+from raybench.report.fits import LogFit
+from raybench.report.holdout import Holdout
 from raybench.report.tables import sheet_lines
 from raybench.report.trends import trend_sheet, trends
 
