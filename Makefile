@@ -68,15 +68,9 @@ bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
 each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; PYTHONPATH=. .venv/bin/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; },echo "no such file in benchmarks/")
 
-PAGES := README.md CONTRIBUTING.md $(wildcard docs/*.md docs/*/*.md)
-docs: $(STAMP) $(PAGES:%.md=site/%.html)  ## the pages as HTML, in site/
-	@find docs -type f ! -name '*.md' | while read -r file; do install -D -m 644 "$$file" "site/$$file"; done
-	@echo "site/README.html"
-
-site/%.html: %.md | $(STAMP)
-	@mkdir -p $(@D)
-	@.venv/bin/python -c 'import sys, markdown_it as m; print(m.MarkdownIt().enable("table").render(sys.stdin.read()))' \
-		< $< | sed 's/\(href="[^":]*\)\.md\(["#]\)/\1.html\2/g' > $@
+docs: $(STAMP)  ## the pages as a site, in site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 install: $(STAMP)  ## .venv with everything in requirements.lock, and raybench itself, editable
 

@@ -1,0 +1,48 @@
+"""The pages: every dependency has its line, every page its place, every command is one that raybench takes."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+
+
+def declared() -> set[str]:
+    """Names of all that pyproject.toml asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    return {Requirement(text).name for text in texts}
+
+
+def test_each_dependency_has_its_line_and_no_other() -> None:
+    rows = [line.split("|")[1:-1] for line in (ROOT / "docs/dependencies.md").read_text().splitlines() if "|" in line]
+    named = {cell.strip() for row in rows for cell in row[:2]}
+    assert declared() - named == set()
+    first = {row[0].strip() for row in rows if len(row) == 3} - {"package", "---"}
+    assert first <= declared(), "a line of something that is no dependency"
+
+
+def _pages(entry: object) -> list[str]:
+    """Paths in a part of the navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    parts = entry if isinstance(entry, list) else list(entry.values()) if isinstance(entry, dict) else []
+    return [page for part in parts for page in _pages(part)]
+
+
+def test_each_page_has_its_place() -> None:
+    listed = _pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
