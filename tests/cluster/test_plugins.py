@@ -29,6 +29,15 @@ RECIPE_VERSION = 1
 """
 
 
+def test_a_setup_carries_the_plugins_of_its_trials() -> None:
+    from raybench.cluster.jobs import pack_setup, unpack_setup
+    from raybench.config.plugins import Plugin
+    from raybench.training.recorder import Setup
+
+    setup = Setup(sweep="tiny", plugins=(Plugin("mine.py", "mine 1", PLUGIN), Plugin("zoo.nets", "abc")))
+    assert unpack_setup(pack_setup(setup)) == setup
+
+
 def test_model_teacher_and_loss_of_a_plugin_in_workers(sweeps: Sweeps) -> None:
     plugin = sweeps.folder / "mine.py"
     plugin.write_text(PLUGIN)
