@@ -211,7 +211,7 @@ def test_rows_of_no_configuration_are_named_once_a_reason(made: Made) -> None:
     store = Store(root / "deit_reverse")
     for number, trial in enumerate(load_trials()[:5]):
         trial.__dict__["trial_id"] = f"{number:012x}"
-        found = {"status": Status.COMPLETE, "config": {**trial.flat(), "distillation.type": "unheard of"}}
+        found = {"status": Status.COMPLETE, "config": {**trial.flat(), "schedule.name": "unheard of"}}
         write(store, trial, "deit_reverse", "quick", "", found)
     (note,) = [note for note in only(root, "deit_reverse").notes if note.startswith("left out")]
     assert note.startswith("left out: 5 trials (000000000000, 000000000001, 000000000002 …): not a configuration")

@@ -33,8 +33,8 @@ def test_a_complete_trial_fills_every_column(digits: Digits, finished: Cached) -
     trial = digits.distilled()
     found = digits.row(finished(trial), trial)
     empty = {key for key, value in found.items() if value is None and not key.startswith(("config/", "env/"))}
-    # Nothing went wrong, and it was through before a checkpoint was due.
-    assert empty == {"reason", "micro_batch", "deviation", "checkpoint_mib"}
+    # Nothing went wrong, it was through before a checkpoint was due, and a CPU says nothing of its energy.
+    assert empty == {"reason", "micro_batch", "deviation", "checkpoint_mib", "energy"}
     assert found["status"] == "complete"
     assert (found["trial_id"], found["setting_id"]) == (trial.trial_id, trial.setting_id)
     assert (found["sweep"], found["preset"], found["cell"], found["seed"]) == ("a sweep", "quick", "a cell", 0)
@@ -59,8 +59,8 @@ def test_epochs_have_every_column(digits: Digits, finished: Cached) -> None:
     trial = digits.distilled()
     epochs = Store(finished(trial)).epochs()
     assert epochs["epoch"].to_list() == [1, 2, 3]
-    # Soft distillation has no hard term.
-    assert {name for name in epochs.columns if epochs[name].null_count()} == {"part/kd_hard"}
+    # Soft distillation has no hard term, and a CPU says nothing of its energy.
+    assert {name for name in epochs.columns if epochs[name].null_count()} == {"part/kd_hard", "energy"}
     assert epochs["lr"].is_sorted(descending=True)
     mixed = 0.5 * epochs["part/ce"] + 0.5 * epochs["part/kd_soft"]
     # Each is a mean of losses in 32 bits.
