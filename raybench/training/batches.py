@@ -38,6 +38,33 @@ NO_END = (
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process trains on, of those that train one trial together."""
+
+    rank: int = 0
+    of: int = 1
+
+    def cut(self, count: int) -> slice:
+        """Its examples of a batch of so many: equal parts but for one example.
+
+        Of a batch with fewer examples than processes each has all of them, since a process without any would have
+        nothing to say of its gradient.
+        """
+        if not self.divides(count):
+            return slice(0, count)
+        size, more = divmod(count, self.of)
+        start = self.rank * size + min(self.rank, more)
+        return slice(start, start + size + (self.rank < more))
+
+    def divides(self, count: int) -> bool:
+        """Whether a batch of so many is cut at all."""
+        return 1 < self.of <= count
+
+
+EVERYTHING = Share()
+
+
+@dataclass(frozen=True)
 class Batch:
     """Views of some training images, all on one device."""
 
@@ -46,6 +73,8 @@ class Batch:
     views: Tensor  # (B, C, H, W) uint8
     labels: Tensor  # (B,)
     targets: Tensor | None = None  # (B, classes) probabilities, where images are mixed; labels are then the first ones
+    shared: int = 0
+    """Weight of the batch of which this is one process's share; 0 where it is whole."""
 
     @property
     def weight(self) -> int:
@@ -62,9 +91,21 @@ class Batch:
         targets = self.targets.tensor_split(count) if self.targets is not None else [None] * count
         return [Batch(*parts) for parts in zip(*split, targets, strict=True)]
 
+    def cut(self, share: Share) -> Batch:
+        """A process's share of this batch, which is whole."""
+        if not share.divides(len(self.labels)):
+            return self
+        mine = share.cut(len(self.labels))
+        own = [each[mine] for each in (self.positions, self.slots, self.views, self.labels)]
+        return Batch(*own, None if self.targets is None else self.targets[mine], self.weight)
+
 
 class Training(Protocol):
-    """What a task trains on. Batches have `labels`, `weight` (what their losses are means over) and `parts(most)`."""
+    """What a task trains on.
+
+    Batches have `labels`, `weight` (what their losses are means over), `shared` (the weight of the batch of which this
+    is a share, or 0) and `parts(most)`.
+    """
 
     def __len__(self) -> int:
         """Examples of an epoch."""
@@ -74,8 +115,8 @@ class Training(Protocol):
         """Batches of an epoch."""
         ...
 
-    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Any]:
-        """One pass; a function of its arguments alone."""
+    def epoch(self, epoch: int, seed: int, batch_size: int, share: Share = EVERYTHING) -> Iterator[Any]:
+        """One pass, of which a process sees its share of every batch; a function of its arguments alone."""
         ...
 
     def measured(self, measures: Measures) -> tuple[str, ...]:
@@ -201,7 +242,9 @@ class TrainingImages:
         """Batches of one epoch."""
         return len(_sizes(len(self), batch_size))
 
-    def epoch(self, epoch: int, seed: int, batch_size: int, *, rendered: bool = True) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, seed: int, batch_size: int, share: Share = EVERYTHING, *, rendered: bool = True
+    ) -> Iterator[Batch]:
         """One pass in the order of (seed, epoch); where not `rendered`, without the views themselves.
 
         The last batch may be smaller; a single image left over joins the batch before it, since batch normalisation
@@ -216,8 +259,12 @@ class TrainingImages:
         codes = codes if self._endless else codes.to(self.device)
         labels = self.labels[there]
         sizes = _sizes(len(self), batch_size)
-        for p, i, s, c, y in zip(*(each.split(sizes) for each in (there, chosen, slots, codes, labels)), strict=True):
-            yield Batch(p, s, self._render(i, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8), y)
+        for whole in zip(*(each.split(sizes) for each in (there, chosen, slots, codes, labels)), strict=True):
+            count = len(whole[0])
+            # Cut before they are rendered: no process makes the views that others train on.
+            p, i, s, c, y = (each[share.cut(count)] for each in whole)
+            views = self._render(i, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8)
+            yield Batch(p, s, views, y, shared=count if share.divides(count) else 0)
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:

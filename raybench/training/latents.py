@@ -15,7 +15,7 @@ from raybench.data.views import normalise
 from raybench.distillation.cache import Rows, ViewCache, cache_key
 from raybench.distillation.packing import Halves
 from raybench.models.ci2p import CI2P
-from raybench.training.batches import Batch, TrainingImages
+from raybench.training.batches import EVERYTHING, Batch, Share, TrainingImages
 from raybench.training.device import Device, where_computed, workers
 from raybench.training.ingredients import Ingredients
 from raybench.training.metrics import Measures
@@ -48,9 +48,9 @@ class EncodedImages:
         """Batches of one epoch."""
         return self.training.steps(batch_size)
 
-    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, seed: int, batch_size: int, share: Share = EVERYTHING) -> Iterator[Batch]:
         """One pass in the order of (seed, epoch)."""
-        return self.training.epoch(epoch, seed, batch_size, rendered=False)
+        return self.training.epoch(epoch, seed, batch_size, share, rendered=False)
 
 
 class FromLatents(Classification):

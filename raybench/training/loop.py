@@ -9,21 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from raybench.config.trial import TrialConfig
 from raybench.training.batches import Examples, Training
 from raybench.training.checkpoints import State
 from raybench.training.device import Device
 from raybench.training.energy import drawn
+from raybench.training.group import Alone, Group
 from raybench.training.metrics import Totals
 from raybench.training.optimizers import FIXED_RATE, learning_rate, make_optimizer, set_rate
 from raybench.training.phases import Phases
 from raybench.training.tasks import Task
 from raybench.training.tracing import Tracer
+from raybench.training.whole_batch import sees_batches
 
 EVAL_BATCH = 500
+ALONE = Alone()
 Seen = Callable[[Any, Tensor], None]
 """(output, targets) of a batch of evaluation."""
 
@@ -94,10 +96,12 @@ class Run:
         device: Device,
         micro_batch: int | None = None,
         check: Callable[[], None] = lambda: None,
+        group: Group = ALONE,
     ) -> None:
         """`micro_batch`: most images of a forward pass; a batch of more is passed in parts and its gradient summed.
 
-        `check` is called in every step of training and evaluation; what it raises ends the run.
+        `check` is called in every step of training and evaluation; what it raises ends the run. `group`: those who
+        train it, of which this process is one.
         """
         self.config = config
         self.task = task
@@ -106,6 +110,8 @@ class Run:
         self.device = device
         self.micro_batch = micro_batch
         self.check = check
+        self.group = group
+        self._step_of_batch = group.step_of(task)
         self.optimizer = make_optimizer(config.optimizer, task.groups())
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self.phases = task.phases = Phases(device.device)
@@ -128,7 +134,9 @@ class Run:
         self.device.synchronise()
         trained = time.perf_counter()
         phases = self.phases.taken()
-        evaluated = self.evaluate(self.validation)
+        evaluated = evaluate(
+            self.task, self.validation, self.device, eval_batch(self.micro_batch), self.check, group=self.group
+        )
         self.device.synchronise()
         ended = time.perf_counter()
         self.epoch += 1
@@ -150,7 +158,7 @@ class Run:
         )
 
     def evaluate(self, examples: Examples, seen: Seen = lambda *_: None) -> dict[str, float]:
-        """The task's metrics over all examples, in eval mode; `seen` is shown each batch's output and targets."""
+        """The task's metrics over all examples, by this process; `seen` gets each batch's output and targets."""
         return evaluate(self.task, examples, self.device, eval_batch(self.micro_batch), self.check, seen)
 
     @property
@@ -164,12 +172,13 @@ class Run:
     def halved(self) -> int | None:
         """Half the images of a forward pass; none where they are halved already or there is but one."""
         images = min(self.config.batch_size, len(self.training))
-        return None if self.micro_batch is not None or images < 2 else -(-images // 2)
+        together = self.group.share.of > 1  # one process cannot begin again without the others
+        return None if self.micro_batch is not None or images < 2 or together else -(-images // 2)
 
     @property
     def deviation(self) -> str | None:
         """How the maths departs from the configuration: statistics of part of a batch are not those of the batch."""
-        if self.micro_batch is None or not _sees_batches(self.task.module):
+        if self.micro_batch is None or not sees_batches(self.task.module):
             return None
         images = min(self.config.batch_size, len(self.training))
         return f"batch normalisation over {self.micro_batch} instead of {images} images"
@@ -188,53 +197,62 @@ class Run:
 
     def _train(self) -> tuple[dict[str, float], dict[str, float]]:
         """One pass over the training examples: metrics, and the mean of the loss and of each of its parts."""
-        self.task.begin(self.epoch, self.config.seed, self.check)
+        group, config = self.group, self.config
+        group.begin(self.epoch, config.seed)
+        self.task.begin(self.epoch, config.seed, self.check)
         self.task.train()
         totals = Totals(self.device.device, self.training.measured(self.task.measures), self.task.measures)
         losses: dict[str, list[Tensor]] = {}
         weights: list[int] = []
         clock = Clock()
-        steps = self.training.steps(self.config.batch_size)
+        steps = self.training.steps(config.batch_size)
+        batches = self.training.epoch(self.epoch, config.seed, config.batch_size, group.share)
         self.phases.to("data")
-        for step, batch in enumerate(self.training.epoch(self.epoch, self.config.seed, self.config.batch_size)):
+        for step, batch in enumerate(batches):
             self.phases.to("forward_backward")
             # A step's rate is that of its middle: neither a warm-up's first nor a cosine's last is wasted at 0.
             middle = self.epoch + (step + 0.5) / steps
             done = self.epoch * steps + step
-            set_rate(self.optimizer, learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done))
-            if step % self.config.accumulate == 0:
+            set_rate(self.optimizer, learning_rate(config.schedule, config.optimizer.lr, middle, done))
+            if step % config.accumulate == 0:
                 self.optimizer.zero_grad(set_to_none=True)
-            for part in batch.parts(self.micro_batch):
-                with self.device.autocast():
-                    result = self.task.step(part)
-                # Here all that a step needs is in memory at once.
-                self.check()
-                # Every loss is a mean, so the batch's is the mean of its parts'.
-                share = part.weight / batch.weight
-                self.scaler.scale(result["loss"] if part is batch else result["loss"] * share).backward()
-                totals.add(_detached(result.pop("output")), part.labels)
-                last = result["loss"]
+            steps_now = (step + 1) % config.accumulate == 0 or step + 1 == steps
+            parts = batch.parts(self.micro_batch)
+            for part in parts:
+                with group.held(not (steps_now and part is parts[-1])):
+                    with self.device.autocast():
+                        result = self._step_of_batch(part)
+                    # Here all that a step needs is in memory at once.
+                    self.check()
+                    scale = group.scale(part.weight, batch.shared, batch.weight)
+                    self.scaler.scale(result["loss"] if scale == 1 else result["loss"] * scale).backward()
+                counts = group.counts(batch.shared)
+                output, last = _detached(result.pop("output")), result["loss"]
+                if counts:
+                    totals.add(output, part.labels)
                 # Losses stay on the device until the epoch's end, so that no step waits for them.
-                weights.append(part.weight)
+                weights.append(part.weight if counts else 0)
                 for name, value in result.items():
                     losses.setdefault(name, []).append(value.detach())
-            if (step + 1) % self.config.accumulate == 0 or step + 1 == steps:
+            if steps_now:
                 self.phases.to("optimizer")
                 self._step()
             self.phases.to("data")
             if self.tracer is not None:
                 self.tracer.step()
-            clock.add(batch.weight)
+            clock.add(batch.shared or batch.weight)
             if self.task.log_every and step % self.task.log_every == 1:
-                rate = learning_rate(self.config.schedule, self.config.optimizer.lr, middle, done + 1)
-                group = step // self.config.accumulate + 1
-                self.log.append(self.task.line(step, group, last.item(), clock.per_sec(), rate))
+                rate = learning_rate(config.schedule, config.optimizer.lr, middle, done + 1)
+                number = step // config.accumulate + 1
+                self.log.append(self.task.line(step, number, last.item(), clock.per_sec(), rate))
         self.phases.to(None)
-        shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-        means = {name: (torch.stack(values).double().cpu() @ shares).item() for name, values in losses.items()}
-        measured = totals.result()
+        seen = group.sum(torch.tensor(float(sum(weights)), dtype=torch.float64)).item()
+        shares = torch.tensor(weights, dtype=torch.float64) / seen
+        own = torch.stack([torch.stack(values).double().cpu() @ shares for values in losses.values()])
+        means = dict(zip(losses, group.sum(own).tolist(), strict=True))
+        measured = totals.result(group.sum)
         if self.task.measures.mean_of == "tokens":
-            measured["tokens_per_sec"] = sum(weights) / clock.spent_s()
+            measured["tokens_per_sec"] = seen / clock.spent_s()
         return measured, means
 
     def _step(self) -> None:
@@ -260,7 +278,7 @@ class Run:
             "best_weights": self.best_weights,
             "log": self.log,
             "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state_all() if self.device.device.type == "cuda" else [],
+            "rng_cuda": [torch.cuda.get_rng_state(self.device.device)] if self.device.device.type == "cuda" else [],
         }
 
     def restore(self, state: State) -> None:
@@ -268,14 +286,15 @@ class Run:
         self.task.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        # A run that is to be halved goes on from the state of one that was not.
-        self.micro_batch = self.micro_batch or state.get("micro_batch")
+        # A run that is to be halved goes on from the state of one that was not. Several processes have shares instead.
+        if self.group.share.of == 1:
+            self.micro_batch = self.micro_batch or state.get("micro_batch")
         self.epoch, self.best_epoch, self.best_value = state["epoch"], state["best_epoch"], state["best_value"]
         self.best_weights = {name: tensor.to(self.device.device) for name, tensor in state["best_weights"].items()}
         self.log = list(state.get("log", []))
         torch.set_rng_state(state["rng"])
-        if state["rng_cuda"]:
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
+        if state["rng_cuda"] and self.device.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"][0], self.device.device)
 
 
 def eval_batch(micro_batch: int | None) -> int:
@@ -291,30 +310,28 @@ def evaluate(
     batch: int = EVAL_BATCH,
     check: Callable[[], None] = lambda: None,
     seen: Seen = lambda *_: None,
+    group: Group = ALONE,
 ) -> dict[str, float]:
-    """The task's metrics over all examples, in eval mode, `batch` at a time; `seen` gets outputs and their targets."""
+    """The task's metrics over all examples, in eval mode, `batch` at a time; `seen` gets outputs and their targets.
+
+    The processes of a `group` take turns, whole batches each.
+    """
     task.module.eval()
     totals = Totals(device.device, measures=task.measures)
     check()
-    for inputs, targets in examples.batches(batch):
+    for turn, (inputs, targets) in enumerate(examples.batches(batch)):
+        if turn % group.share.of != group.share.rank:
+            continue
         with device.autocast():
             output = task.predict(inputs)
         check()
         totals.add(output, targets)
         seen(output, targets)
-    return totals.result()
+    return totals.result(group.sum)
 
 
 def _detached(output: Any) -> Any:
     return output.detach() if isinstance(output, Tensor) else output
-
-
-def _sees_batches(module: nn.Module) -> bool:
-    """Whether a model's training depends on which images share a forward pass: batch normalisation and its kin."""
-    return any(
-        isinstance(each, _BatchNorm) or "running_var" in dict(each.named_buffers(recurse=False))
-        for each in module.modules()
-    )
 
 
 def train(run: Run, until: int, score: Callable[[Epoch], float], after_epoch: Callable[[Run, Epoch], bool]) -> bool:

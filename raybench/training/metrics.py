@@ -82,9 +82,10 @@ class Totals:
         self.sums += torch.stack([sums[name](output, targets).double() for name in self.wanted])
         self.counted += self.measures.count(targets)
 
-    def result(self) -> dict[str, float]:
-        """Means over all that was counted; `top*` in %."""
-        means = (self.sums / self.counted.clamp(min=1)).tolist()
+    def result(self, summed: Callable[[Tensor], Tensor] = lambda values: values) -> dict[str, float]:
+        """Means over all that was counted; `top*` in %. `summed` adds what other processes have counted."""
+        *sums, counted = summed(torch.cat([self.sums, self.counted[None]])).tolist()
+        means = [value / max(counted, 1.0) for value in sums]
         return {
             name: 100 * mean if name.startswith("top") else mean for name, mean in zip(self.wanted, means, strict=True)
         }

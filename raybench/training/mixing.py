@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from raybench.config.trial import MixConfig
 from raybench.data.mixing import draw, mixed, soft_targets
-from raybench.training.batches import Batch, TrainingImages
+from raybench.training.batches import EVERYTHING, Batch, Share, TrainingImages
 from raybench.training.metrics import Measures
 
 
@@ -32,8 +32,8 @@ class MixedImages:
         """Batches of one epoch."""
         return self.training.steps(batch_size)
 
-    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[Batch]:
-        """One pass in the order of (seed, epoch)."""
+    def epoch(self, epoch: int, seed: int, batch_size: int, share: Share = EVERYTHING) -> Iterator[Batch]:
+        """One pass in the order of (seed, epoch). Batches are mixed whole: a share's images may come from others."""
         for step, batch in enumerate(self.training.epoch(epoch, seed, batch_size)):
             height, width = batch.views.shape[-2:]
             mix = draw(
@@ -47,4 +47,4 @@ class MixedImages:
                 switch_prob=self.config.switch_prob,
             )
             targets = soft_targets(batch.labels, mix, self.classes, self.smoothing)
-            yield replace(batch, views=mixed(batch.views, mix), targets=targets)
+            yield replace(batch, views=mixed(batch.views, mix), targets=targets).cut(share)

@@ -55,6 +55,11 @@ class Setup:
     mode: str = "max"
     cpu: float = 1.0
     gpu: float = 0.0
+    """CPUs and GPUs of each worker of a trial."""
+    kind: str | None = None
+    """Of the GPU, by Ray's name; none takes any."""
+    workers: int = 1
+    """Processes that train a trial together."""
     trial_time_s: float | None = None
     memory_mib: float | None = None
     stall_s: float | None = None
@@ -81,10 +86,9 @@ class Setup:
 
 
 def device_share(setup: Setup) -> float:
-    """How much of a device a trial occupies: its share of a GPU, or on a CPU its share of the node's cores."""
-    if setup.gpu > 0:
-        return setup.gpu
-    return min(1.0, setup.cpu / (os.cpu_count() or 1))
+    """How much of a device a trial occupies: its workers' shares of a GPU, or on a CPU of the node's cores."""
+    each = setup.gpu if setup.gpu > 0 else min(1.0, setup.cpu / (os.cpu_count() or 1))
+    return setup.workers * each
 
 
 class Recorder:

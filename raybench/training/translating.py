@@ -22,6 +22,7 @@ from raybench.data.views import epoch_order
 from raybench.models import build_text
 from raybench.models.macs import measure
 from raybench.models.transformer import Transformer, greedy_decode
+from raybench.training.batches import EVERYTHING, Share
 from raybench.training.device import Device
 from raybench.training.ingredients import check_planned, located, weights_root
 from raybench.training.kinds import Finish, Made, Sizes
@@ -60,6 +61,8 @@ class SentenceBatch:
 
     source: Tensor  # (B, S)
     target: Tensor  # (B, T)
+    shared: int = 0
+    """Tokens to be said of the batch of which this is one process's share; 0 where it is whole."""
 
     @property
     def labels(self) -> Tensor:
@@ -99,10 +102,11 @@ class Sentences:
         """Batches of one epoch; the last may be smaller."""
         return -(-len(self) // batch_size)
 
-    def epoch(self, epoch: int, seed: int, batch_size: int) -> Iterator[SentenceBatch]:
+    def epoch(self, epoch: int, seed: int, batch_size: int, share: Share = EVERYTHING) -> Iterator[SentenceBatch]:
         """One pass in the order of (seed, epoch)."""
         for chosen in epoch_order(len(self), epoch, seed).split(batch_size):
-            yield self._batch(chosen)
+            whole = int(_tokens(self.target[chosen, 1:])) if share.divides(len(chosen)) else 0
+            yield self._batch(chosen[share.cut(len(chosen))], whole)
 
     def batches(self, batch_size: int) -> Iterator[tuple[SentenceBatch, Tensor]]:
         """Pairs, and the tokens to be said."""
@@ -110,10 +114,10 @@ class Sentences:
             batch = self._batch(chosen)
             yield batch, batch.labels
 
-    def _batch(self, chosen: Tensor) -> SentenceBatch:
+    def _batch(self, chosen: Tensor, shared: int = 0) -> SentenceBatch:
         # Cut on the CPU, where looking at lengths waits for nobody.
         source, target = trim(self.source[chosen], self.target[chosen], PADDING_ID)
-        return SentenceBatch(source.to(self.device), target.to(self.device))
+        return SentenceBatch(source.to(self.device), target.to(self.device), shared)
 
 
 class Translation:

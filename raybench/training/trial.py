@@ -24,6 +24,7 @@ from raybench.models import count_parameters
 from raybench.results.schema import Status
 from raybench.results.storage import explain
 from raybench.training.device import choose_device, driver_version, out_of_memory, release_memory
+from raybench.training.group import Group, current, of_the_group
 from raybench.training.kinds import Made, kind_of, metric_names
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, signed, train
@@ -84,6 +85,9 @@ def run_trial(config: TrialConfig, setup: Setup, cell: str = "", until: int | No
     A trial that runs out of memory goes on once more, as another attempt, with half the images in a forward pass. Every
     fault of the trial itself ends as a row with its reason. Raises ResultsError when the results folder or the cache
     cannot be written: the trial stays due and its checkpoints stay.
+
+    In a process group this is the part of the first process, which writes everything; the others `follow`. What breaks
+    because another process is gone is raised and not the trial's fault.
     """
     until = until or config.schedule.epochs
     try:
@@ -112,6 +116,9 @@ def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_bat
             _spare_for_the_storage(error.__cause__, config, setup)
             reason = str(error)
         except Exception as error:
+            if setup.workers > 1 and of_the_group(error):
+                recorder.close()
+                raise
             _spare_for_the_storage(error, config, setup)
             if (lack := out_of_memory(error)) is not None:
                 images = recorder.row.micro_batch
@@ -167,9 +174,10 @@ def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="raybench-stacks-"))
 
 
-def _run(
-    config: TrialConfig, setup: Setup, until: int, recorder: Recorder, limits: Limits, micro_batch: int | None
-) -> Outcome:
+def _ready(
+    config: TrialConfig, setup: Setup, limits: Limits, group: Group, micro_batch: int | None = None
+) -> tuple[Made, Run]:
+    """The trial as every process that trains it makes it."""
     torch.set_num_threads(setup.threads)
     device = choose_device(config.precision, setup.gpu)
     device.set_products()
@@ -178,17 +186,27 @@ def _run(
     if device.device.type == "cpu":
         limits.memory_mib = setup.memory_mib
     made = kind_of(config.task).make(config, setup, device)
-    run = Run(config, made.task, made.training, made.validation, device, micro_batch, limits.check)
-    if setup.profile:
-        run.tracer = Tracer(recorder.trace, run.phases)
+    run = Run(config, made.task, made.training, made.validation, device, micro_batch, limits.check, group)
     # The draws of training (dropout) start from the seed, whatever a teacher or a cache drew before.
     torch.manual_seed(config.seed)
-    if (state := recorder.resume()) is not None:
+    return made, run
+
+
+def _run(
+    config: TrialConfig, setup: Setup, until: int, recorder: Recorder, limits: Limits, micro_batch: int | None
+) -> Outcome:
+    group = current()
+    made, run = _ready(config, setup, limits, group, micro_batch)
+    if setup.profile:
+        run.tracer = Tracer(recorder.trace, run.phases)
+    if (state := group.told(recorder.resume())) is not None:
         run.restore(state)
         logger.info(f"goes on from its checkpoint after epoch {run.epoch}")
     recorder.row.env.update(
-        precision=device.precision, threads=torch.get_num_threads(), gpu=device.name, driver=driver_version()
+        precision=run.device.precision, threads=torch.get_num_threads(), gpu=run.device.name, driver=driver_version()
     )
+    if group.share.of > 1:
+        recorder.row.env["workers"] = group.share.of
     recorder.start(
         param_count=count_parameters(made.task.module) / 1e6,
         gmacs=made.macs() / 1e9,
@@ -209,6 +227,26 @@ def _run(
         raise _TooLargeError(run.halved) from None
 
 
+def follow(config: TrialConfig, setup: Setup, until: int | None = None) -> None:
+    """The part of every other process of the group in which the first one runs `run_trial` with the same arguments.
+
+    It trains and writes nothing. Whatever breaks here is raised: the first process cannot go on without it either.
+    """
+    limits = Limits()
+    with Watchdog(limits) if setup.guarded else contextlib.nullcontext():
+        group = current()
+        _, run = _ready(config, setup, limits, group)
+        if (state := group.told(None)) is not None:
+            run.restore(state)
+        until = until or config.schedule.epochs
+        train(run, until, lambda epoch: _score(epoch, setup), lambda *_: True)
+
+
+def _score(epoch: Epoch, setup: Setup) -> float:
+    """How good an epoch is, larger being better."""
+    return signed(epoch.metrics[setup.metric], setup.mode)
+
+
 def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limits, made: Made) -> Outcome:
     fault: str | None = None
 
@@ -226,7 +264,7 @@ def _train(run: Run, setup: Setup, until: int, recorder: Recorder, limits: Limit
             recorder.save(run.state())
         return True
 
-    went = train(run, until, lambda epoch: signed(epoch.metrics[setup.metric], setup.mode), after_epoch)
+    went = train(run, until, lambda epoch: _score(epoch, setup), after_epoch)
     if run.tracer is not None:
         run.tracer.close()
     if not went:
