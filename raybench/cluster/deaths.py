@@ -30,7 +30,9 @@ class Deaths:
 
     def heard(self, run_id: str, trial: Any) -> None:
         """Tune tells of an error of its trial `run_id`; it keeps the error itself only until the searcher is told."""
-        self._reasons[run_id] = first_line(trial.get_pickled_error())
+        error = trial.get_pickled_error()
+        # What was raised in the worker says more than that and where it was.
+        self._reasons[run_id] = first_line(getattr(error, "cause", None) or error)
 
     def again(self, run_id: str, trial_ids: Sequence[str]) -> bool:
         """Count a death of the worker of these trials; whether they may have another."""

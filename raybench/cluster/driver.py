@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
+from raybench.cluster.groups import actor_resources
 from raybench.cluster.jobs import pack_setup, unpack_setup
 from raybench.cluster.reaper import end_run
 from raybench.cluster.schedulers import make_scheduler
 from raybench.cluster.searcher import Observer, PlanSearcher
 from raybench.cluster.session import alive_nodes
 from raybench.cluster.trainables import TRAINABLES
+from raybench.config.placement import Node, Share, at_a_time, lack
 from raybench.config.plan import Plan
 from raybench.config.plugins import receive
 from raybench.config.trial import TrialConfig
@@ -33,6 +35,11 @@ from raybench.results.store import Store
 from raybench.search.search import Search
 from raybench.training.preparation import TeacherWanted, prepare_teacher, prepared, teacher_folder
 from raybench.training.recorder import Setup
+
+NODES_EVERY_S = 5.0
+"""Between two looks at which nodes a cluster has."""
+MANY = 100_000
+"""More trials than ever run at a time."""
 
 
 class Stopped(BaseException):
@@ -93,11 +100,14 @@ class Stop:
 
 
 class Watch(tune.Callback):
-    """Tune's hook, several times a second: whether to stop."""
+    """Tune's hook, several times a second: whether to stop, and whether nodes have come or gone."""
 
-    def __init__(self, stop: Stop, searcher: PlanSearcher) -> None:
+    def __init__(self, stop: Stop, searcher: PlanSearcher, room: Callable[[], int] | None = None) -> None:
+        """`room`: trials that fit at a time on the nodes there are now; none where these are always the same."""
         self.stop = stop
         self.searcher = searcher
+        self.room = room
+        self._looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; nothing of this one is worth keeping."""
@@ -108,6 +118,9 @@ class Watch(tune.Callback):
         self.stop.check()
         if self.searcher.fault is not None:
             raise RaybenchError(self.searcher.fault)
+        if self.room is not None and time.monotonic() - self._looked > NODES_EVERY_S:
+            self._looked = time.monotonic()
+            self.searcher.width = self.room()
 
 
 class TeacherObserver(Protocol):
@@ -127,11 +140,12 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
 
     `local`: trials run on this machine alone.
     """
-    fitting = [node for node in alive_nodes() if setup.gpu == 0 or node.get("GPU", 0.0) >= 1]
-    cpus = max((node.get("CPU", 1.0) for node in fitting), default=1.0)
+    fitting = [node for node in alive_nodes() if setup.gpu == 0 or _has_gpu(node, setup.kind)]
+    cpus = max((node.cpu for node in fitting), default=1.0)
     gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
-    everything = replace(setup, cpu=cpus, gpu=gpus)
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_prepare_remotely)
+    everything = replace(setup, cpu=cpus, gpu=gpus, workers=1)
+    wanted_kind = {"accelerator_type": setup.kind} if gpus and setup.kind else {}
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, **wanted_kind)(_prepare_remotely)
     for teacher in wanted:
         # Where nothing is missing, no worker need be started to find that out, which takes seconds. Only for trials
         # on this machine's CPU; others are asked.
@@ -169,36 +183,50 @@ def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None,
     return None, asdict(record)
 
 
-def slots(plan: Plan, resources: dict[str, float], max_concurrent: int | None) -> int:
-    """Trials at a time. Raises ConfigError when no node of the cluster can ever run one."""
-    wanted = plan.sweep.resources
+def _has_gpu(node: Node, kind: str | None) -> bool:
+    return node.gpu >= 1 and (kind is None or kind in node.kinds)
+
+
+def slots(name: str, share: Share, max_concurrent: int | None) -> int:
+    """Trials at a time of the sweep of this name. Raises ConfigError when the cluster can never run one."""
     nodes = alive_nodes()
-    if not any(node.get("CPU", 0.0) >= wanted.cpu and node.get("GPU", 0.0) >= wanted.gpu for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
-        asked = f"resources.cpu = {wanted.cpu:g} and resources.gpu = {wanted.gpu:g}"
-        raise ConfigError([f"{plan.sweep.name}: {asked}: no node has so many (nodes: {have})"])
-    fits = resources.get("CPU", 0.0) // wanted.cpu
-    if wanted.gpu > 0:
-        fits = min(fits, resources.get("GPU", 0.0) // wanted.gpu)
-    return max(1, int(min(fits, max_concurrent) if max_concurrent else fits))
+    if fault := lack(nodes, share):
+        raise ConfigError([f"{name}: {fault}"])
+    return room_now(share, max_concurrent)
+
+
+def room_now(share: Share, max_concurrent: int | None) -> int:
+    """Trials at a time on the nodes there are, at least one: what has gone may come again."""
+    fits = max(1, at_a_time(alive_nodes(), share))
+    return min(fits, max_concurrent) if max_concurrent else fits
 
 
 def run(
-    plan: Plan, search: Search, setup: Setup, *, width: int, stop: Stop, observer: Observer, verbose: bool = False
+    plan: Plan,
+    search: Search,
+    setup: Setup,
+    *,
+    width: int,
+    stop: Stop,
+    observer: Observer,
+    room: Callable[[], int] | None = None,
+    verbose: bool = False,
 ) -> None:
-    """Run everything that is due. Raises Stopped when told to stop; rows are written by the trials themselves."""
+    """Run everything that is due. Raises Stopped when told to stop; rows are written by the trials themselves.
+
+    `width`: trials at a time; with `room`, which is asked now and then, until the cluster has other nodes.
+    """
     assert setup.results is not None
-    resources = plan.sweep.resources
     store = Store(setup.results)
     searcher = PlanSearcher(
         search, setup, store, observer, width, stopping=lambda: stop.number is not None, local=stop.local
     )
     # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next
     # one is just starting, that start is cancelled, and trials shorter than a start run on a single worker for ever.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width if room is None else MANY)  # the searcher keeps to its width
     with _scratch(setup.results) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(TRAINABLES[plan.task], {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune.with_resources(TRAINABLES[plan.task], actor_resources(setup)),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=make_scheduler(searcher.deaths, plan.sweep.scheduler, _epochs(plan), search),
@@ -211,7 +239,7 @@ def run(
                 name=f"{plan.sweep.name}",
                 storage_path=str(scratch.absolute()),
                 failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what died
-                callbacks=[Watch(stop, searcher)],
+                callbacks=[Watch(stop, searcher, room)],
                 verbose=1 if verbose else 0,
             ),
         )

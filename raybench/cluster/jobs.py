@@ -57,6 +57,13 @@ def pack_outcomes(outcomes: list[Outcome]) -> str:
     return json.dumps([asdict(outcome) for outcome in outcomes])
 
 
+def unpack_outcome(text: str) -> Outcome:
+    """The outcome of one trial again."""
+    (content,) = json.loads(text)
+    scores = {int(epoch): value for epoch, value in content["scores"].items()}
+    return Outcome(**(content | {"status": Status(content["status"]), "scores": scores}))
+
+
 def unpack_outcomes(text: str, sign: float) -> dict[str, Known]:
     """Trial id -> what is known of it, scores signed so that larger is better."""
     return {one["trial_id"]: known(one["status"], one["scores"], sign) for one in json.loads(text)}

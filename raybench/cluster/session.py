@@ -12,6 +12,7 @@ from typing import Any
 from raybench.cluster.guard import Guard
 from raybench.cluster.reaper import reaper
 from raybench.config.folders import cache_root
+from raybench.config.placement import Node
 from raybench.errors import RaybenchError
 
 FORWARDED = (
@@ -19,6 +20,9 @@ FORWARDED = (
     *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
 )
 """Variables a joined cluster's workers are given as they are here. No credentials: Ray would keep and log them."""
+
+KIND = "accelerator_type:"
+"""In front of the kind of a node's GPUs among its resources."""
 
 QUIET = {
     # Ray's own file loggers write a JSON and a CSV a trial and cost a second each; our rows replace them.
@@ -114,14 +118,20 @@ def _own_token() -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def gpus_at(address: str) -> float:
-    """GPUs of the cluster at an address, to choose the preset."""
-    with session(address) as resources:
-        return resources.get("GPU", 0.0)
+def nodes_at(address: str) -> list[Node]:
+    """The nodes of the cluster at an address, before a sweep is planned for them."""
+    with session(address):
+        return alive_nodes()
 
 
-def alive_nodes() -> list[dict[str, float]]:
-    """Resources of each node of the cluster."""
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster, as trials are placed on them."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [_node(each) for each in ray.nodes() if each["Alive"]]
+
+
+def _node(about: dict[str, Any]) -> Node:
+    has = about["Resources"]
+    kinds = (name.removeprefix(KIND) for name in has if name.startswith(KIND))
+    return Node(about["NodeManagerHostname"], has.get("CPU", 0.0), has.get("GPU", 0.0), frozenset(kinds))

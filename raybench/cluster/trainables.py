@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from raybench.cluster.groups import run_together
 from raybench.cluster.jobs import WORST, pack_outcomes, settled_before, unpack_job, unpack_setup
 from raybench.config.plugins import receive
 from raybench.errors import ConfigError, ResultsError
@@ -67,7 +68,8 @@ class TaskTrainable(tune.Trainable):
         for trial in self.job.trials:
             # A seed that diverged or failed at an earlier rung is not begun again.
             if trial.trial_id not in self.outcomes or self.outcomes[trial.trial_id].status == Status.RUNNING:
-                self.outcomes[trial.trial_id] = run_trial(trial, self.where, self.job.cell, until)
+                run = run_trial if self.where.workers == 1 else run_together
+                self.outcomes[trial.trial_id] = run(trial, self.where, self.job.cell, until)
 
     def _score(self, outcome: Outcome, rung: int) -> float:
         value = outcome.scores.get(rung)

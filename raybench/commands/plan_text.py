@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raybench.commands.sharing import placement_text, workers_text
 from raybench.commands.sweeping import Sweep
 from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
 from raybench.config.plan import make_plan, short_key
@@ -44,8 +45,11 @@ def estimate(sweep: Sweep) -> Estimate:
     # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
     share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
     seconds = sum(costs.values()) * share
-    side_by_side = max(seconds / sweep.local_width, max(costs.values(), default=0.0))  # no trial is split
     taught = sweep.by_teacher(due)
+    # Several workers share a trial's work; what they tell each other is not known before they run.
+    workers = sweep.share.workers
+    seconds /= workers
+    side_by_side = max(seconds / sweep.width, max(costs.values(), default=0.0) / workers)  # no trial is split further
     teachers = sum(estimator.teacher_s(sweep.wanted(trials)) for trials in taught)
     if sweep.setup.gpu == 0:
         # A teacher has the whole node; its speed was timed on one trial's share.
@@ -88,6 +92,7 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
         f"preset {config.preset}{why} · {_data(sweep)} · {_models(sweep)}",
         f"plan: {_grid(sweep)} = {wanted} trials, {settled} settled · {_resources(sweep)} · {price}",
     ]
+    lines += _shares(sweep)
     if len(config.seeds) > 1:
         lines.append(f"      {_detectable(sweep)}")
     lines += cost.logits
@@ -209,12 +214,13 @@ def _grid(sweep: Sweep) -> str:
 
 
 def _resources(sweep: Sweep) -> str:
-    resources = sweep.config.resources
-    each = f"{resources.cpu:g} CPU" + (f" and {resources.gpu:g} GPU" if resources.gpu else "")
     scheduler = "" if sweep.config.scheduler.name == "none" else f", {sweep.config.scheduler.name}"
-    if sweep.address:
-        return f"{each} a trial on the cluster at {sweep.address}{scheduler}"
-    return f"{sweep.local_width} at a time, {each} each{scheduler}"
+    return f"{placement_text(sweep.machines, sweep.share, sweep.max_concurrent)}{scheduler}"
+
+
+def _shares(sweep: Sweep) -> list[str]:
+    """How a GPU or a batch is shared, where that is not plain."""
+    return [f"      {line}" for line in (sweep.share.why, workers_text(sweep.plan)) if line]
 
 
 def _detectable(sweep: Sweep) -> str:

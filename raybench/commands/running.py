@@ -24,6 +24,7 @@ from raybench.report.progress import Progress, seconds_text
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
 from raybench.results.storage import write_atomically
+from raybench.results.tidying import Tidier
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
 from raybench.search.search import Search, taught
@@ -115,22 +116,37 @@ def _noted(sweep: Sweep) -> Iterator[None]:
 
 def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: bool) -> End:
     """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
-    from raybench.cluster.driver import Stopped, prepare, run, slots
+    from raybench.cluster.driver import Stopped, prepare, room_now, run, slots
     from raybench.cluster.session import session
 
     begun = False
+
+    def room() -> int:
+        progress.width = room_now(sweep.share, sweep.max_concurrent)
+        return progress.width
+
     try:
-        with session(sweep.address, verbose, guard) as resources, progress:
+        with session(sweep.address, verbose, guard), progress:
             stop.take_over()  # Ray has put its own handlers in place by now
             stop.check()
-            width = slots(sweep.plan, resources, sweep.max_concurrent)
+            width = slots(sweep.config.name, sweep.share, sweep.max_concurrent)
             begun = True
             search = sweep.search(width)
             progress.width = width
             watch = Watch(sweep, progress, search)
             wanted = sweep.teachers(sweep.due_trials())
             prepare(wanted, sweep.setup, stop, watch, local=sweep.address is None)
-            run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=watch, verbose=verbose)
+            nodes_change = room if sweep.address is not None else None
+            run(
+                sweep.plan,
+                search,
+                sweep.setup,
+                width=width,
+                stop=stop,
+                observer=watch,
+                room=nodes_change,
+                verbose=verbose,
+            )
     except Stopped as error:
         return End(signal=error.number, out_of_time=error.number is None)
     except SystemExit:  # what Ray's handler makes of a SIGTERM while Ray starts
@@ -205,6 +221,7 @@ class Watch:
         self.progress = progress
         self.search = search
         self.said: set[str] = set()
+        self.tidier = Tidier(sweep.folder)
 
     def started(self, job: Job) -> None:
         """A job went to a worker."""
@@ -213,6 +230,7 @@ class Watch:
     def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back."""
         self.progress.ended(job, outcomes)
+        self.tidier.settled(sum(known.settled for known in outcomes.values()))
         alone = [cell for cell in self.search.cells() if not taught(self.search.plan, cell)]
         ids = [trial.trial_id for cell in alone for setting in cell.settings for trial in setting.trials]
         if job.cell in {cell.label for cell in alone} and all(self.search.outcomes.settled(each) for each in ids):

@@ -15,7 +15,17 @@ from rich.console import Console
 
 from raybench.commands.borrowed import Unlent, with_best_trials
 from raybench.commands.given import check_used, load_plugins
+from raybench.commands.sharing import (
+    Machines,
+    check_fits,
+    check_workers,
+    examples,
+    machines_at,
+    settle,
+    this_machine,
+)
 from raybench.config.load import load_sweep
+from raybench.config.placement import Share, at_a_time
 from raybench.config.plan import Plan, make_plan
 from raybench.config.plugins import Plugin, codes
 from raybench.config.sweep import SweepConfig
@@ -39,15 +49,13 @@ REOPENED = "reopened.json"
 """In the sweep's folder: what a run was asked to run again, until it has ended by itself."""
 
 
-def choose_preset(preset: str, address: str | None) -> tuple[str, str]:
-    """(preset, why). `auto` is paper where this machine, or the cluster behind `address`, has a GPU."""
+def choose_preset(preset: str, cluster: Machines | None) -> tuple[str, str]:
+    """(preset, why). `auto` is paper where this machine, or the cluster that is joined, has a GPU."""
     if preset != "auto":
         return preset, ""
-    if address is not None:
-        from raybench.cluster.session import gpus_at
-
-        found = gpus_at(address) > 0
-        where = f"the cluster at {address}"
+    if cluster is not None:
+        found = cluster.gpus > 0
+        where = f"the cluster at {cluster.address}"
     else:
         found = any(Path("/dev").glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
         where = "this machine"
@@ -61,24 +69,6 @@ def unknown_name(key: str, name: str) -> str | None:
     from raybench.training.preflight import unknown
 
     return unknown(key, name)
-
-
-def _fits_here(config: SweepConfig, strict: bool) -> None:
-    """Refuse at once what this machine can never run; a dry run may plan for another machine."""
-    cpus, wanted = os.cpu_count() or 1, config.resources
-    faults = []
-    if wanted.cpu > cpus:
-        faults.append(f"resources.cpu = {wanted.cpu:g}: this machine has {cpus}")
-    if wanted.gpu > 0:
-        import torch
-
-        if wanted.gpu > torch.cuda.device_count():
-            found = torch.cuda.device_count() or "none"
-            faults.append(
-                f"resources.gpu = {wanted.gpu:g}: this machine has {found} (resources.gpu=0 trains on the CPU)"
-            )
-    if faults and strict:
-        raise ConfigError([f"{config.places.get(fault.split()[0], config.name)}: {fault}" for fault in faults])
 
 
 def _check_writable(store: Store) -> None:
@@ -118,10 +108,7 @@ def _asked_of_trials(here: Setup, config: SweepConfig, plugins: Sequence[Plugin]
         metric=config.metric.name,
         shown=config.metric.shown,
         mode=config.metric.mode,
-        cpu=config.resources.cpu,
-        gpu=config.resources.gpu,
         trial_time_s=config.limits.trial_time_s,
-        memory_mib=config.limits.memory_mib,
         stall_s=config.limits.stall_s,
         checkpoint_every_s=config.checkpoints.every_s,
         checkpoint_every_epochs=config.checkpoints.every_epochs,
@@ -143,7 +130,9 @@ class Sweep:
     folder: Folder
     setup: Setup
     outcomes: Outcomes
-    address: str | None
+    machines: Machines
+    share: Share
+    """What one worker of a trial occupies."""
     max_concurrent: int | None
     console: Console
     quiet: bool = False
@@ -177,15 +166,18 @@ class Sweep:
         `results` is the folder, or the address in an object store, of the sweeps' folders.
         """
         given = load_plugins(plugins)
-        chosen, why = choose_preset(preset, address)
+        cluster = machines_at(address) if address is not None else None
+        chosen, why = choose_preset(preset, cluster)
         config = load_sweep(name, chosen, overrides, options, unknown_name)
         check_used(config)
-        if address is None:
-            _fits_here(config, strict=not dry_run)
+        machines = cluster or this_machine(config.resources)
+        if not dry_run:  # which may plan for another machine
+            check_fits(config, machines)
         folder = folder_at(results) / config.name
         config, unlent = with_best_trials(config, folder.parent)
         config = config.model_copy(update={"codes": _codes(config)})
         plan = _plan(config, unlent)
+        check_workers(config, plan)
         store = Store(folder)
         if not dry_run:
             _check_writable(store)
@@ -213,7 +205,8 @@ class Sweep:
             folder=folder,
             setup=_asked_of_trials(here, config, given),
             outcomes=read_outcomes(store, config),
-            address=address,
+            machines=machines,
+            share=Share(),
             max_concurrent=max_concurrent,
             console=Console(quiet=log_json),
             quiet=quiet,
@@ -221,7 +214,25 @@ class Sweep:
             unlent=unlent,
         )
         sweep._reopen(rerun)
+        sweep._take(settle(config, machines, sweep._to_measure, sweep.setup))
         return sweep
+
+    def _take(self, share: Share) -> None:
+        """Each worker of each trial has this share."""
+        self.share = share
+        limit = self.config.limits.memory_mib or share.limit_mib
+        self.setup = replace(
+            self.setup, cpu=share.cpu, gpu=share.gpu, kind=share.kind, workers=share.workers, memory_mib=limit
+        )
+
+    def _to_measure(self) -> list[TrialConfig]:
+        """Trials that are due, or of which some may be."""
+        return [trial for trial in examples(self.plan) if not self.outcomes.settled(trial.trial_id)]
+
+    @property
+    def address(self) -> str | None:
+        """Of the cluster; none where trials run on this machine."""
+        return self.machines.address
 
     def _reopen(self, rerun: Sequence[str]) -> None:
         """Forget the outcomes that are to be run again: those asked for now, and those of a run that was cut off."""
@@ -297,13 +308,9 @@ class Sweep:
         return Search(self.plan, Outcomes(self.outcomes), self.folder, width, gate)
 
     @property
-    def local_width(self) -> int:
-        """Trials at a time on this machine, as far as can be said without Ray."""
-        fits = max(1, int((os.cpu_count() or 1) // self.config.resources.cpu))
-        if self.config.resources.gpu > 0:
-            import torch
-
-            fits = min(fits, max(1, int(torch.cuda.device_count() // self.config.resources.gpu)))
+    def width(self) -> int:
+        """Trials at a time, as far as can be said before Ray runs."""
+        fits = max(1, at_a_time(self.machines.nodes, self.share))
         return min(fits, self.max_concurrent) if self.max_concurrent else fits
 
     @property
@@ -324,7 +331,7 @@ class Sweep:
     @property
     def due(self) -> bool:
         """Whether anything is left to do."""
-        return not self.search(self.local_width).finished
+        return not self.search(self.width).finished
 
     def held_back(self) -> int:
         """Trials that are due and that the gate keeps from running."""

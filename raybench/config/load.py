@@ -14,7 +14,7 @@ from raybench.config.faults import COMMAND_LINE, Faults, brief, messages, no_suc
 from raybench.config.overrides import apply_overrides, axes_of, is_trial_key, put_deep
 from raybench.config.plugins import losses
 from raybench.config.space import ends
-from raybench.config.sweep import TOP_KEYS, SweepConfig, space_fault
+from raybench.config.sweep import TOP_KEYS, ResourcesConfig, SweepConfig, space_fault
 from raybench.config.trial import TrialConfig, get, put, trial_keys
 
 PRESETS = ("paper", "small", "quick")
@@ -245,7 +245,8 @@ class _Places:
         """Dotted key -> place, of every key that is set somewhere."""
         found = {key: self.of("base", key) for key in trial_keys() if _has(base, key)}
         found |= {key: self.of(kind, key) for kind, named in axes.items() for key in named}
-        return found | {key: self.top(key) for key in ("metric.name", "resources.cpu", "resources.gpu")}
+        resources = (f"resources.{name}" for name in ResourcesConfig.model_fields)
+        return found | {key: self.top(key) for key in ("metric.name", *resources)}
 
     def _in_file(self, path: Sequence[str]) -> str:
         in_preset = ("presets", self.preset, *path)

@@ -154,10 +154,34 @@ class SchedulerConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What one trial occupies; fractions of a GPU share it."""
+    """What one worker of a trial occupies, and how many workers a trial has; fractions of a GPU share it.
+
+    No part of a trial's identity: workers share each batch, so that the maths is that of one (docs/sweeps.md).
+    """
 
     cpu: Annotated[float, Field(gt=0)] = 1.0
-    gpu: Annotated[float, Field(ge=0)] = 0.0
+    """CPUs of a worker; so many threads it computes with."""
+    gpu: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0
+    """Share of a GPU; 0 computes on the CPU. `auto` is the share of as many trials as fit in a GPU's memory by a
+    measured step, or the CPU where there is no GPU."""
+    accelerator_type: str | None = None
+    """Ray's name of the kind of GPU that a worker must have, such as A100; means nothing on the CPU."""
+    workers: PositiveInt = 1
+    """Processes that train one trial together, each on its share of every batch."""
+
+    @model_validator(mode="after")
+    def _a_process_has_one_gpu(self) -> ResourcesConfig:
+        if isinstance(self.gpu, float) and self.gpu > 1:
+            raise ValueError(
+                f"gpu = {self.gpu:g}: a process trains on one GPU, and the others would idle; use gpu: 1 with "
+                f"workers: {max(2, round(self.gpu * self.workers))} for a trial on several"
+            )
+        if self.workers > 1 and self.gpu not in (0, 1):
+            raise ValueError(
+                f"gpu = {self.gpu if self.gpu == 'auto' else f'{self.gpu:g}'} with workers = {self.workers}: each "
+                "worker of a trial over several needs a whole GPU (gpu: 1), or none (gpu: 0)"
+            )
+        return self
 
 
 class LimitsConfig(Section):

@@ -109,3 +109,13 @@ def test_without_the_kernels_word_nothing_was_killed(tmp_path: Path, monkeypatch
 )
 def test_the_first_line_of_an_error(error: object, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_what_was_raised_in_the_worker_is_told_rather_than_where(kernel: Path) -> None:  # noqa: ARG001
+    class WrappedError(Exception):
+        cause = RuntimeError("two of its workers were ended")
+
+    books = Deaths(max_failures=0)
+    books.heard("run", Errored(WrappedError("ray::Trainable.train() (pid=1)")))
+    books.again("run", ["a"])
+    assert books.reason("run", "a") == "its worker died 1 time; last: two of its workers were ended"

@@ -149,6 +149,6 @@ def test_the_time_of_a_plan_is_never_less_than_its_longest_trial(
     long = next(settled.plan().trials()).trial_id
     monkeypatch.setattr(Estimator, "trial_s", lambda _, trial: 100.0 if trial.trial_id == long else 1.0)
     sweep = loaded(settled)
-    monkeypatch.setattr(type(sweep), "local_width", 2)
+    monkeypatch.setattr(type(sweep), "width", 2)
     monkeypatch.setattr(Estimator, "teacher_s", lambda *_: 0.0)
     assert estimate(sweep).wall_s == 100.0 + START_S
