@@ -58,8 +58,8 @@ format: $(STAMP)  ## what ruff can mend, mended
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-bench: $(STAMP)  ## every benchmark that needs no GPU, but the long ones (chaos, scenarios, view_accuracy, results_scale), into docs/performance.md
-	@$(RUN) benchmarks.peers.performance_page $(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py benchmarks/view_accuracy.py benchmarks/results_scale.py,$(wildcard benchmarks/*.py))
+bench: $(STAMP)  ## every benchmark that needs no GPU, but the long ones (chaos, scenarios, view_accuracy, results_scale, scaling, tune_overhead), into docs/performance.md
+	@$(RUN) benchmarks.peers.performance_page $(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py benchmarks/view_accuracy.py benchmarks/results_scale.py benchmarks/scaling.py benchmarks/tune_overhead.py,$(wildcard benchmarks/*.py))
 
 bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
 	@$(call each,$(wildcard benchmarks/gpu_*.py))

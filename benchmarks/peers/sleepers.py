@@ -1,0 +1,236 @@
+"""Sweeps of trials that sleep, on clusters of nodes with GPUs by name only: what placing and telling of trials costs.
+
+    python -m benchmarks.peers.sleepers SPEC        SPEC: a `Spec` as JSON; prints a `Slept` as JSON
+
+Driver, searcher, Tuner, workers and rows are raybench's own; only what a trial does between its first and its last row
+is replaced by sleep. Ray's Cluster keeps much in its process, so that each measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raybench.cluster.session import configure
+
+if __name__ == "__main__":
+    configure(None)  # before anything imports ray
+
+import ray
+import ray.train
+
+from raybench.cluster import driver
+from raybench.cluster.groups import start_workers
+from raybench.cluster.session import session
+from raybench.cluster.trainables import TaskTrainable
+from raybench.config.placement import Share
+from raybench.config.plan import Plan, make_plan
+from raybench.config.sweep import SweepConfig
+from raybench.config.trial import TrialConfig
+from raybench.results.schema import Status
+from raybench.results.store import Store
+from raybench.search.cells import Job
+from raybench.search.outcomes import Known, Outcomes
+from raybench.search.search import Search
+from raybench.training.recorder import Recorder, Setup
+from raybench.training.trial import Outcome
+
+STORE_BYTES = 80 * 2**20
+IMPATIENT = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A node that is silent is given up in seconds rather than after Ray's minute."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is measured."""
+
+    nodes: list[dict[str, float]]
+    """CPUs and GPUs (`cpu`, `gpu`) of each."""
+    trials: int
+    sleep_s: float
+    cpu: float = 1.0
+    gpu: float = 0.0
+    workers: int = 1
+    rows: bool = True
+    """Whether trials write their rows, as real ones do."""
+    local: bool = False
+    """On this machine and its own CPUs instead, as without --address."""
+    lost_after: int = 0
+    """After so many trials the last node is lost; 0: none is."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """One worker of one trial."""
+
+    trial: str
+    node: str
+    gpus: list[int]
+    begun: float
+    ended: float
+    """Wall clock of this machine, s."""
+
+
+@dataclass(frozen=True)
+class Slept:
+    """What was seen."""
+
+    width: int
+    """Trials at a time, as the driver reckoned."""
+    wall_s: float
+    """Of the whole run: from the call to its return, the start of workers included."""
+    ended_s: list[float]
+    """When each trial was told of, since the first one began."""
+    statuses: dict[str, int]
+    attempts: int
+    sleeps: list[Sleep] = field(default_factory=list)
+    driver_cpu_s: float = 0.0
+    """Processor time of the driver's process in the run."""
+
+
+class Sleeping(TaskTrainable):
+    """Trials that leave the rows of a trial, and sleep between the first and the last."""
+
+    def _train(self, until: int) -> None:  # noqa: ARG002
+        for trial in self.job.trials:
+            self.outcomes[trial.trial_id] = sleep_through(trial, self.where, self.job.cell)
+
+
+def sleep_through(trial: TrialConfig, where: Setup, cell: str) -> Outcome:
+    """A trial; `where.env` says how long it sleeps, where it writes that down, and whether it leaves rows."""
+    recorder = None
+    if where.env["rows"]:
+        assert where.results is not None
+        recorder = Recorder(trial, cell, where, where.results)
+        recorder.start()
+    content = {"trial": trial.trial_id, **where.env}
+    if where.workers > 1:
+        start_workers(_together, content, where, name=trial.trial_id, backend="gloo")
+    elif where.env["sleep_s"]:
+        _sleep(content, 0)
+    if recorder is not None:
+        recorder.settle(Status.COMPLETE)
+    return Outcome(trial.trial_id, Status.COMPLETE, trial.schedule.epochs, {trial.schedule.epochs: 1.0})
+
+
+def _together(content: dict[str, Any]) -> str:
+    _sleep(content, ray.train.get_context().get_world_rank())
+    return "slept"
+
+
+def _sleep(content: dict[str, Any], rank: int) -> None:
+    begun = time.time()
+    time.sleep(content["sleep_s"])
+    here = ray.get_runtime_context()
+    gpus = [int(each) for each in here.get_accelerator_ids().get("GPU", [])]
+    sleep = Sleep(content["trial"], here.get_node_id(), gpus, begun, time.time())
+    path = Path(content["notes"]) / f"{content['trial']}-{rank}-{os.getpid()}.json"
+    path.write_text(json.dumps(asdict(sleep)))
+
+
+class Ends:
+    """Told by the driver; notes when trials end, and lets a node be lost."""
+
+    def __init__(self) -> None:
+        self.begun = 0.0
+        self.ends: list[float] = []
+        self.after: dict[int, threading.Event] = {}
+
+    def started(self, job: Job) -> None:  # noqa: ARG002
+        """A job went to a worker."""
+        self.begun = self.begun or time.monotonic()
+
+    def ended(self, job: Job, outcomes: dict[str, Known]) -> None:  # noqa: ARG002
+        """A job came back."""
+        self.ends.append(time.monotonic() - self.begun)
+        if event := self.after.get(len(self.ends)):
+            event.set()
+
+
+def plan_of(spec: Spec) -> Plan:
+    """As many trials as seeds."""
+    base = {"dataset": {"name": "digits"}, "model": {"name": "resnet8"}, "schedule": {"epochs": 1}}
+    resources = {"cpu": spec.cpu, "gpu": spec.gpu, "workers": spec.workers}
+    content = {"name": "sleepers", "preset": "quick", "base": base, "seeds": list(range(spec.trials))}
+    return make_plan(SweepConfig.model_validate(content | {"resources": resources}))
+
+
+def slept(spec: Spec) -> Slept:
+    """Run the sweep."""
+    with tempfile.TemporaryDirectory(prefix="raybench-sleepers-") as name:
+        folder = Path(name)
+        os.environ["RAYBENCH_CACHE"] = str(folder / "cache")
+        if spec.local:
+            with session(None):
+                return _run(spec, folder, Ends())
+        os.environ |= IMPATIENT
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [
+            cluster.add_node(
+                num_cpus=each["cpu"], num_gpus=each["gpu"], object_store_memory=STORE_BYTES, include_dashboard=False
+            )
+            for each in spec.nodes
+        ]
+        cluster.wait_for_nodes()
+        ends = Ends()
+        if spec.lost_after:
+            event = ends.after[spec.lost_after] = threading.Event()
+
+            def lose() -> None:
+                event.wait()
+                cluster.remove_node(nodes[-1], allow_graceful=False)
+
+            threading.Thread(target=lose, daemon=True).start()
+        try:
+            with session(cluster.address):
+                return _run(spec, folder, ends)
+        finally:
+            cluster.shutdown()
+
+
+def _run(spec: Spec, folder: Path, ends: Ends) -> Slept:
+    notes = folder / "notes"
+    notes.mkdir()
+    env = {"sleep_s": spec.sleep_s, "notes": str(notes), "rows": spec.rows}
+    setup = Setup(
+        sweep="sleepers", preset="quick", results=folder / "results", cpu=spec.cpu, gpu=spec.gpu, workers=spec.workers,
+        env=env,
+    )  # fmt: skip
+    driver.TRAINABLES["image_classification"] = Sleeping
+    plan = plan_of(spec)
+    width = driver.slots("sleepers", Share(spec.cpu, spec.gpu, workers=spec.workers), None)
+    assert setup.results is not None
+    search = Search(plan, Outcomes({}), setup.results, width)
+    begun, busy = time.monotonic(), time.process_time()
+    driver.run(plan, search, setup, width=width, stop=driver.Stop(None, local=spec.local), observer=ends)
+    wall_s, driver_cpu_s = time.monotonic() - begun, time.process_time() - busy
+    table = Store(setup.results).trials() if spec.rows else None
+    statuses = dict(table["status"].value_counts().iter_rows()) if table is not None else {"complete": len(ends.ends)}
+    attempts = int(table["attempt"].sum()) if table is not None else len(ends.ends)
+    sleeps = [Sleep(**json.loads(path.read_text())) for path in sorted(notes.iterdir())]
+    return Slept(width, wall_s, ends.ends, statuses, attempts, sleeps, driver_cpu_s)
+
+
+def read(line: str) -> Slept:
+    """What another process printed."""
+    content = json.loads(line)
+    found = Slept(**content)
+    return replace(found, sleeps=[Sleep(**each) for each in content["sleeps"]])
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(slept(Spec(**json.loads(sys.argv[1]))))), flush=True)
