@@ -26,7 +26,7 @@ if __name__ == "__main__":
 import ray
 import ray.train
 
-from raybench.cluster import driver
+from raybench.cluster import driver, trainables
 from raybench.cluster.groups import start_workers
 from raybench.cluster.session import session
 from raybench.cluster.trainables import TaskTrainable
@@ -210,7 +210,7 @@ def _run(spec: Spec, folder: Path, ends: Ends) -> Slept:
         sweep="sleepers", preset="quick", results=folder / "results", cpu=spec.cpu, gpu=spec.gpu, workers=spec.workers,
         env=env,
     )  # fmt: skip
-    driver.TRAINABLES["image_classification"] = Sleeping
+    trainables.TRAINABLES["image_classification"] = Sleeping
     plan = plan_of(spec)
     width = driver.slots("sleepers", Share(spec.cpu, spec.gpu, workers=spec.workers), None)
     assert setup.results is not None

@@ -144,7 +144,7 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
     cpus = max((node.cpu for node in fitting), default=1.0)
     gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
     everything = replace(setup, cpu=cpus, gpu=gpus, workers=1)
-    wanted_kind = {"accelerator_type": setup.kind} if gpus and setup.kind else {}
+    wanted_kind: dict[str, Any] = {"accelerator_type": setup.kind} if gpus and setup.kind else {}
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, **wanted_kind)(_prepare_remotely)
     for teacher in wanted:
         # Where nothing is missing, no worker need be started to find that out, which takes seconds. Only for trials

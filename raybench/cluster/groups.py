@@ -80,23 +80,26 @@ def start_workers(
     """What the first of a trial's workers returns of its work. Raises ray.train.TrainingFailedError when one fails."""
     from ray.train.torch import TorchConfig, TorchTrainer  # what most sweeps never need takes a second
 
+    train: Any = ray.train  # its types are those of the version before
+    trainer: Any = TorchTrainer
+
     os.environ |= QUIET
-    result = TorchTrainer(
+    result = trainer(
         work,
         train_loop_config=content,
         torch_config=TorchConfig(backend=backend),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=train.ScalingConfig(
             num_workers=setup.workers,
             use_gpu=setup.gpu > 0,
             resources_per_worker=worker_resources(setup),
             placement_strategy="PACK",
         ),
-        run_config=ray.train.RunConfig(
+        run_config=train.RunConfig(
             name=name,
             storage_path=str(_scratch(setup)),
             # The searcher hands out again what broke, from its last checkpoint, and counts how often.
-            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            failure_config=train.FailureConfig(max_failures=0, max_preemption_failures=0),
+            logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
     ).fit()
     return str(result.return_value)

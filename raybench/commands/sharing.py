@@ -51,7 +51,7 @@ def this_machine(resources: ResourcesConfig) -> Machines:
 
         found = torch.cuda.device_count()
     # Of which kind they are Ray tells once it runs; until then they are taken for those that are asked for.
-    kinds = frozenset({resources.accelerator_type} - {None}) if found else frozenset()
+    kinds = frozenset([resources.accelerator_type] if found and resources.accelerator_type is not None else [])
     return Machines((Node("this machine", os.cpu_count() or 1, found, kinds),))
 
 

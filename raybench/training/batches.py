@@ -96,8 +96,10 @@ class Batch:
         if not share.divides(len(self.labels)):
             return self
         mine = share.cut(len(self.labels))
-        own = [each[mine] for each in (self.positions, self.slots, self.views, self.labels)]
-        return Batch(*own, None if self.targets is None else self.targets[mine], self.weight)
+        targets = None if self.targets is None else self.targets[mine]
+        return Batch(
+            self.positions[mine], self.slots[mine], self.views[mine], self.labels[mine], targets, shared=self.weight
+        )
 
 
 class Training(Protocol):

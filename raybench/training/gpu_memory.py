@@ -93,7 +93,8 @@ def measure_apart(question: str) -> Measured:
 def answer(question: str) -> Measured:
     """The answer to what was `asked`, in this process, which keeps a context on the GPU."""
     content = json.loads(question)
-    setup = Setup(gpu=1.0, **{name: Path(path) for name, path in content["folders"].items()})
+    folders: dict[str, Any] = {name: Path(path) for name, path in content["folders"].items()}
+    setup = Setup(gpu=1.0, **folders)
     gpu_mib, peaks = 0.0, []
     try:
         free, total = torch.cuda.mem_get_info()

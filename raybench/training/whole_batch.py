@@ -63,7 +63,8 @@ def batch_norm(
         normal = normal * _along(weight, normal)
     if bias is not None:
         normal = normal + _along(bias, normal)
-    return normal.to(input.dtype)
+    found: Tensor = normal.to(input.dtype)
+    return found
 
 
 class _Normalise(torch.autograd.Function):

@@ -34,7 +34,9 @@ TWO = (
 
 
 def after(failures: dict[int, str], folder: Path) -> Any:
-    error = ray.train.WorkerGroupError("workers failed", {rank: RuntimeError(text) for rank, text in failures.items()})
+    error: Any = ray.train.WorkerGroupError(
+        "workers failed", {rank: RuntimeError(text) for rank, text in failures.items()}
+    )
     return _after(error, TRIAL, Setup(results=folder), "a cell", 3)
 
 

@@ -108,7 +108,8 @@ def statuses(ends: Sequence[tuple[int, str, str]]) -> list[str]:
 def plain(digits: Digits, **changes: Any) -> TrialConfig:
     """A transformer: no batch normalisation, and no random numbers drawn in its training."""
     # 61 images in batches of 32: the last one is cut unevenly.
-    return digits.trial(model__name="vit_micro_patch2_8", dataset__train_size=61, **changes)
+    found: TrialConfig = digits.trial(model__name="vit_micro_patch2_8", dataset__train_size=61, **changes)
+    return found
 
 
 def same(found: list[dict[str, Any]], expected: list[dict[str, Any]], rel: float) -> None:

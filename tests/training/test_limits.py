@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_a_slow_trial_ends_in_the_middle_of_an_epoch(
     steps = 0
     plain = TrainingImages.epoch
 
-    def endless(self: TrainingImages, *arguments: int):  # type: ignore[no-untyped-def]
+    def endless(self: TrainingImages, *arguments: Any):  # type: ignore[no-untyped-def]
         nonlocal steps
         while True:
             for batch in plain(self, *arguments):
