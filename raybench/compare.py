@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from raybench.commands.arguments import duration, positive, price
 from raybench.commands.endings import EXIT_COMPLETE, ended
+from raybench.config.folders import results_root
 
 if TYPE_CHECKING:
     from raybench.commands.comparing import Compared
@@ -41,7 +42,7 @@ def parser(prog: str = "python -m raybench.compare") -> argparse.ArgumentParser:
     )
     parse.add_argument("--metric", metavar="M", help="validation metric to select by (default: the sweep's)")
     parse.add_argument("--preset", help="paper, small or quick (default: a table each)")
-    parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
+    parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument(
         "--format", choices=("md", "html", "csv", "latex", "json"), help="default: a table for the terminal"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from raybench.commands.arguments import add_plugin, duration, positive, seed_count
 from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
+from raybench.config.folders import results_root
 from raybench.errors import ConfigError
 
 
@@ -38,7 +39,7 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
         "--weights-root", type=Path, metavar="DIR", help="folder of weight files (default: where the data are)"
     )
     parse.add_argument(
-        "--results", default="results", metavar="ROOT", help="folder of the sweeps' folders, or s3://BUCKET/PREFIX"
+        "--results", default=results_root(), metavar="ROOT", help="folder of the sweeps' folders, or s3://BUCKET/PREFIX"
     )
     add_plugin(parse)
     parse.add_argument("--num-samples", type=positive, metavar="N", help="settings a cell, for random and tpe")

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from raybench.config.folders import results_root
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import OF_A_SWEEP, ModelConfig
 from raybench.errors import ConfigError, RaybenchError
@@ -87,7 +88,7 @@ def with_best_trials(config: SweepConfig, root: Folder) -> tuple[SweepConfig, tu
 
 
 def _command(sweep: str, preset: str, root: Folder) -> str:
-    elsewhere = [] if str(root) == str(folder_at("results")) else ["--results", str(root)]
+    elsewhere = [] if str(root) == str(folder_at(results_root())) else ["--results", str(root)]
     return shlex.join(["python", "-m", "raybench.sweep", sweep, "--preset", preset, *elsewhere])
 
 

@@ -17,6 +17,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
+from raybench.config.folders import results_root
 from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ResultsError
 from raybench.results.manifest import environment
@@ -51,7 +52,7 @@ def parser(prog: str = "raybench reproduce") -> argparse.ArgumentParser:
     )
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
     add_plugin(parse)
-    parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
+    parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
     parse.add_argument("--weights-root", type=Path, metavar="DIR", help="folder of weight files")
     parse.add_argument("--keep", type=Path, metavar="DIR", help="leave the new rows and weights there")

@@ -12,6 +12,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import find_trial
+from raybench.config.folders import results_root
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
@@ -49,7 +50,7 @@ def parser(prog: str = "raybench show") -> argparse.ArgumentParser:
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
     parse.add_argument("what", metavar="WHAT", nargs="*", help="see below")
     add_plugin(parse)
-    parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
+    parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (shown/TRIAL_ID)")
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
     parse.add_argument(

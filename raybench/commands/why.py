@@ -8,6 +8,7 @@ from typing import Any
 
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.one_trial import OneTrial, find_trial
+from raybench.config.folders import results_root
 from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ConfigError, ResultsError
 from raybench.report.sheet import quantity_title
@@ -21,7 +22,7 @@ def parser(prog: str = "raybench why") -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").partition(": ")[2])
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
-    parse.add_argument("--results", default="results", metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
+    parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     return parse
 
 

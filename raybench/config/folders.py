@@ -1,4 +1,4 @@
-"""Where data and weights are looked for, and where raybench keeps what it can make again."""
+"""Where data, weights and results lie unless a command says otherwise, and what raybench can make again."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def data_folder(named: Path | None = None) -> Path:
 def weight_folders(root: Path) -> tuple[Path, ...]:
     """Folders in which weight files are looked for: the root and its `weights`."""
     return root, root / "weights"
+
+
+def results_root() -> str:
+    """`RAYBENCH_RESULTS`, else `results` in the folder one is in: a folder, or an address in an object store."""
+    return os.environ.get("RAYBENCH_RESULTS") or "results"
