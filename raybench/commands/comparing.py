@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -125,8 +126,12 @@ class Compared:
 
 
 def sweeps_in(root: Folder) -> list[str]:
-    """Names of the sweeps that have rows below `root`."""
-    return [name for name in entries(root) if entries(root / name / "trials")]
+    """Names of the sweeps that have rows below `root`, where files may lie too: a README, a cluster's marks."""
+    return [name for name in entries(root) if not _is_file(root / name) and entries(root / name / "trials")]
+
+
+def _is_file(path: Folder) -> bool:
+    return isinstance(path, Path) and path.is_file()  # an object store has no folder that could be one
 
 
 def compare_sweeps(root: Folder, names: Sequence[str], asked: Asked) -> list[Compared]:
