@@ -33,7 +33,7 @@ from raybench.errors import ConfigError, RaybenchError
 from raybench.results.storage import Folder
 from raybench.results.store import Store
 from raybench.search.search import Search
-from raybench.training.preparation import TeacherWanted, prepare_teacher, prepared, teacher_folder
+from raybench.training.preparation import TeacherWanted, find_teacher, prepare_teacher, prepared
 from raybench.training.recorder import Setup
 
 NODES_EVERY_S = 5.0
@@ -152,7 +152,7 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
         if local and gpus == 0 and (record := prepared(teacher.example, setup, teacher.images)) is not None:
             observer.teacher_ready(teacher.example, record, prepared_before=True)
             continue
-        if (record := TeacherRecord.load(teacher_folder(teacher.example))) is not None:
+        if (record := find_teacher(teacher.example)) is not None:
             observer.teacher_ready(teacher.example, record, prepared_before=True)
         else:
             observer.teacher_started(teacher.example)

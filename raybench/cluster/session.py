@@ -16,7 +16,8 @@ from raybench.config.placement import Node
 from raybench.errors import RaybenchError
 
 FORWARDED = (
-    *("RAYBENCH_CACHE", "RAYBENCH_DATA", "RAYBENCH_SWEEPS", "HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME"),
+    *("RAYBENCH_CACHE", "RAYBENCH_DATA", "RAYBENCH_DEPOT", "RAYBENCH_SWEEPS", "HF_HUB_OFFLINE", "HF_HOME"),
+    "TORCH_HOME",
     *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
 )
 """Variables a joined cluster's workers are given as they are here. No credentials: Ray would keep and log them."""

@@ -135,6 +135,8 @@ def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: 
             progress.width = width
             watch = Watch(sweep, progress, search)
             wanted = sweep.teachers(sweep.due_trials())
+            if sweep.address is not None:
+                sweep.share_data()
             prepare(wanted, sweep.setup, stop, watch, local=sweep.address is None)
             nodes_change = room if sweep.address is not None else None
             run(

@@ -302,6 +302,18 @@ class Sweep:
             if latest_epoch(folder, attempt) < (epochs or 0):
                 Checkpoints(folder, attempt=attempt).clear()
 
+    def share_data(self) -> None:
+        """Bring the data to the cluster's depot, from which machines that lack their files copy them, each once.
+
+        Raises ResultsError where that cannot be written.
+        """
+        from raybench.data import Request, kind_of, share
+
+        requests = {Request.of(trial.dataset) for trial in self.plan.trials()}
+        for request in sorted(requests, key=str):
+            if kind_of(request.name) == "image":
+                share(request, self.setup.data_root)
+
     def search(self, width: int) -> Search:
         """The search, from what is settled."""
         gate = self.gate if self.gated else None
@@ -406,14 +418,13 @@ class Sweep:
 
     def weak_teachers(self, outcomes: Outcomes, gates: Sequence[str] = ("warn", "stop")) -> list[str]:
         """A line for each prepared teacher of these gates that is near chance or not better than the student alone."""
-        from raybench.distillation.teacher import TeacherRecord
-        from raybench.training.preparation import teacher_folder
+        from raybench.training.preparation import find_teacher
 
         alone = self.student_alone(outcomes)
         lines = []
         for wanted in self.teachers(list(self.plan.trials())):
             teacher = wanted.example.distillation.teacher
-            record = TeacherRecord.load(teacher_folder(wanted.example))
+            record = find_teacher(wanted.example)
             if record is None or teacher is None or teacher.gate not in gates:
                 continue
             if record.near_chance:

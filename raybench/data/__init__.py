@@ -21,10 +21,11 @@ from typing import Literal
 from raybench.config import plugins
 from raybench.config.folders import cache_root
 from raybench.config.plugins import Extra, Plugin
-from raybench.data.cache import open_decoded
+from raybench.data.cache import decoded_files, open_decoded, open_fetched
 from raybench.data.source import ImageData, Request, Source
 from raybench.data.text import TextData, TextSource, encode
 from raybench.errors import ConfigError, DataError
+from raybench.results.depot import depot
 
 __all__ = [
     "ImageData",
@@ -84,16 +85,19 @@ def _kinds() -> dict[str, Kind]:
     return kinds
 
 
-def load(what: str | Request, data_root: Path | None = None, *, download: bool = True) -> ImageData:
+def load(
+    what: str | Request, data_root: Path | None = None, *, download: bool = True, fingerprint: str | None = None
+) -> ImageData:
     """A data set of images, decoded once a machine and opened from the cache after that.
 
     what: its name, or a request that says more. data_root: the folder that holds the files; none means `./data`. What
-    is not there is downloaded into it, if `download` allows and the data set can be.
+    is not there is copied decoded from the cluster's depot, if data of that `fingerprint` were brought there, else
+    downloaded, if `download` allows and the data set can be.
 
     Raises DataError for an unknown name, for an option that the data set does not take, for data that are absent, and
     for files that cannot be read.
     """
-    return _load(_asked(what), _absolute(data_root), download, cache_root(), plugins.loaded())
+    return _load(_asked(what), _absolute(data_root), download, fingerprint, cache_root(), plugins.loaded())
 
 
 def find_source(what: str | Request, data_root: Path | None = None, *, download: bool = False) -> Source:
@@ -190,10 +194,34 @@ def _load(  # cache and known are parts of the memo's key
     request: Request,
     data_root: Path,
     download: bool,
+    fingerprint: str | None,
     cache: Path,  # noqa: ARG001
     known: tuple[Plugin, ...],  # noqa: ARG001
 ) -> ImageData:
-    return open_decoded(find_source(request, data_root, download=download))
+    store = depot() if fingerprint else None
+    if fingerprint is None or store is None:
+        return open_decoded(find_source(request, data_root, download=download))
+    try:
+        return open_decoded(find_source(request, data_root))
+    except DataError:
+        fetched = open_fetched(store, request.name, fingerprint)
+        return fetched if fetched is not None else open_decoded(find_source(request, data_root, download=download))
+
+
+def share(what: Request, data_root: Path | None) -> None:
+    """Bring a data set, decoded, to the cluster's depot, unless it is there or there is no depot.
+
+    Machines that lack its files copy it from there, so only this one needs them. Raises as `load` does, and
+    ResultsError where the depot cannot be written.
+    """
+    store = depot()
+    if store is None:
+        return
+    data = load(what, data_root)
+    source = find_source(what, data_root)
+    if source.files:  # what is embedded in a package is on every machine
+        name, folder, files = decoded_files(source, data)
+        store.publish(name, folder, files)
 
 
 def _from_outside(extra: Extra, source: Source) -> Source:

@@ -23,11 +23,14 @@ from filelock import FileLock
 from raybench.config.folders import cache_root
 from raybench.data.source import Decoded, ImageData, Source
 from raybench.errors import DataError
+from raybench.results.depot import Depot
 
 DECODER_VERSION = 1
 """Raised when decoding changes what comes out: folders made before are then not used."""
 SETTLED_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within one tick of the file system's clock."""
+SOURCE = "source.json"
+"""Beside the arrays of data that are brought to other machines: what else their source knows."""
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -55,6 +58,44 @@ def open_decoded(source: Source) -> ImageData:
     if data is None:
         raise DataError(f"the decoded {source.name} in {target} cannot be read back; delete that folder and try again")
     return data
+
+
+def decoded_files(source: Source, data: ImageData) -> tuple[str, Path, tuple[str, ...]]:
+    """(name in a depot, folder, files) of data that are open, to be brought to other machines."""
+    folder = cache_root() / "data" / source.name
+    folder = folder / _key(source, folder / "files")
+    about = {"classes": data.classes, "mean": data.mean, "std": data.std, "fingerprint": data.fingerprint}
+    _write_json(folder / SOURCE, about)
+    return _in_depot(source.name, data.fingerprint), folder, (*(f"{name}.npy" for name in ARRAYS), SOURCE, "about.json")
+
+
+def open_fetched(depot: Depot, name: str, wanted: str) -> ImageData | None:
+    """Data of the `wanted` fingerprint, copied from a depot once a machine; none where they were not brought there.
+
+    Raises ResultsError where what lies there was damaged, DataError where it cannot be read.
+    """
+    target = cache_root() / "data" / name / f"fetched-{wanted}"
+    if not (target / "about.json").exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
+            if not (target / "about.json").exists() and not depot.fetch(_in_depot(name, wanted), target):
+                return None
+    about = _read_json(target / SOURCE)
+    if about.get("fingerprint") != wanted:
+        raise DataError(f"{target} holds other data than its name says; delete that folder and try again")
+    classes, mean, std = (tuple(about[part]) for part in ("classes", "mean", "std"))
+    data = _open(target, Source(name, classes, mean, std, files=(), layout="fetched", decode=_undecodable))
+    if data is None:
+        raise DataError(f"the fetched {name} in {target} cannot be read back; delete that folder and try again")
+    return data
+
+
+def _in_depot(name: str, fingerprint: str) -> str:
+    return f"data/{name}-{fingerprint}"
+
+
+def _undecodable(folder: Path) -> Decoded:
+    raise DataError(f"{folder}: data that were fetched have no files to decode")
 
 
 def fingerprint(decoded: Decoded) -> str:

@@ -11,12 +11,11 @@ from raybench.config import plugins
 from raybench.config.trial import TrialConfig
 from raybench.data.views import BLOCK
 from raybench.distillation.packing import Packing
-from raybench.distillation.teacher import TeacherRecord
 from raybench.errors import ConfigError
 from raybench.training.batches import views_of
 from raybench.training.device import choose_device, out_of_memory
 from raybench.training.kinds import kind_of
-from raybench.training.preparation import TeacherWanted, teacher_folder
+from raybench.training.preparation import TeacherWanted, find_teacher
 from raybench.training.recorder import Setup
 from raybench.training.speed import in_words
 
@@ -79,7 +78,7 @@ class Estimator:
             return 0.0
         speed = self._speed(own)
         filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache != "off" else 0.0
-        if TeacherRecord.load(teacher_folder(trial)) is not None:
+        if find_teacher(trial) is not None:
             return filled
         step = {"none": 0.0, "head": speed.infer_s, "finetune": speed.train_s}[teacher.prepare]
         kind = kind_of(own.task)

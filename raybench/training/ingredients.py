@@ -32,7 +32,7 @@ class Ingredients:
 
 def load_data(config: DatasetConfig, setup: Setup) -> ImageData:
     """The data set, checked against the fingerprint the plan was made with. Raises DataError when it is another."""
-    data = load(Request.of(config), setup.data_root)
+    data = load(Request.of(config), setup.data_root, fingerprint=config.fingerprint or None)
     check_planned(config, data.fingerprint)
     return data
 

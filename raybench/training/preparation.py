@@ -32,6 +32,7 @@ from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.macs import count_macs
+from raybench.results.depot import depot
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device, out_of_memory, where_computed, workers
@@ -48,6 +49,8 @@ WORTH_THREADS_MACS = 1_000_000_000
 """Multiply-adds of a step's forward pass below which threads wait for each other longer than they compute. A rule of
 the model's size, not of a clock, so that the same machine prepares the same bits again."""
 WEIGHTS = "weights.safetensors"
+LOGITS = ("rows.i16", "filled.u8")
+"""Files of a cache of logits that are copied from machine to machine, the marks last."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,58 @@ def ensure_teacher(
     `check` is called in every step.
     """
     folder = teacher_folder(config)
-    if (record := _ready(folder)) is not None:
+    if (record := _ready(folder)) is not None and _agreed(folder):
         return record
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
-        if (record := _ready(folder)) is not None:
-            return record
-        _forget(folder)
-        threads = torch.get_num_threads()
-        try:
-            return _prepare(config, setup, folder, say, check)
-        finally:
-            # The trial that had to prepare its teacher must train like those that found it.
-            torch.set_num_threads(threads)
+        record = _ready(folder) or _fetched(folder)
+        if record is None:
+            _forget(folder)
+            threads = torch.get_num_threads()
+            try:
+                record = _prepare(config, setup, folder, say, check)
+            finally:
+                # The trial that had to prepare its teacher must train like those that found it.
+                torch.set_num_threads(threads)
+        return _shared(folder, record)
+
+
+def find_teacher(config: TrialConfig) -> TeacherRecord | None:
+    """The record of a teacher that was prepared, here or on another machine of the cluster; none where none was."""
+    folder = teacher_folder(config)
+    record = _ready(folder)
+    if record is not None or depot() is None:
+        return record
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".lock"):
+        return _ready(folder) or _fetched(folder)
+
+
+def _agreed(folder: Path) -> bool:
+    """Whether this machine's teacher is the one of the whole cluster."""
+    store = depot()
+    return store is None or store.agrees(_in_depot(folder), folder)
+
+
+def _fetched(folder: Path) -> TeacherRecord | None:
+    """The teacher that another machine has brought to the cluster's depot, copied here; the caller holds the lock."""
+    store = depot()
+    if store is None:
+        return None
+    _forget(folder)
+    return _ready(folder) if store.fetch(_in_depot(folder), folder) else None
+
+
+def _shared(folder: Path, record: TeacherRecord) -> TeacherRecord:
+    """The one teacher of the whole cluster: this machine's, unless another has brought its own to the depot before."""
+    store = depot()
+    if store is None or _agreed(folder) or store.publish(_in_depot(folder), folder, (WEIGHTS, RECORD)):
+        return record
+    return _fetched(folder) or record
+
+
+def _in_depot(folder: Path) -> str:
+    return f"teachers/{folder.name}"
 
 
 def _forget(folder: Path) -> None:
@@ -263,7 +305,26 @@ def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) ->
         precision=device.precision,
         device=device.device.type,
     )
-    return ViewCache(teacher_folder(config) / f"logits-{key}", images, views, Packing(len(data.classes)))
+    folder = teacher_folder(config) / f"logits-{key}"
+    _fetch_logits(folder)
+    return ViewCache(folder, images, views, Packing(len(data.classes)))
+
+
+def _fetch_logits(folder: Path) -> None:
+    """Copy the logits that were computed on another machine of the cluster, where none are here."""
+    store = depot()
+    if store is None or any((folder / file).exists() for file in LOGITS):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not any((folder / file).exists() for file in LOGITS):
+            store.fetch(f"{_in_depot(folder.parent)}/{folder.name}", folder)
+
+
+def _share_logits(folder: Path) -> None:
+    """Bring logits to the depot, unless some are there."""
+    if (store := depot()) is not None:
+        store.publish(f"{_in_depot(folder.parent)}/{folder.name}", folder, LOGITS)
 
 
 def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | None:
@@ -301,5 +362,7 @@ def prepare_teacher(config: TrialConfig, setup: Setup, images: int, say: Progres
         if config.distillation.cache == "prefill":
             device = choose_device(config.precision, setup.gpu)
             device.set_products()
-            Logits(config, setup, device).fill(images)
+            logits = Logits(config, setup, device)
+            logits.fill(images)
+            _share_logits(logits.cache.folder)
     return record
