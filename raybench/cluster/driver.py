@@ -196,7 +196,7 @@ def slots(name: str, share: Share, max_concurrent: int | None) -> int:
 
 
 def room_now(share: Share, max_concurrent: int | None) -> int:
-    """Trials at a time on the nodes there are, at least one: what has gone may come again."""
+    """Trials at a time on the nodes there are or may be started, at least one: what has gone may come again."""
     fits = max(1, at_a_time(alive_nodes(), share))
     return min(fits, max_concurrent) if max_concurrent else fits
 

@@ -9,8 +9,9 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from raybench.cluster.autoscaling import with_startable
 from raybench.cluster.guard import Guard
-from raybench.cluster.reaper import reaper
+from raybench.cluster.reaper import MARK, reaper
 from raybench.config.folders import cache_root
 from raybench.config.placement import Node
 from raybench.errors import RaybenchError
@@ -126,13 +127,17 @@ def nodes_at(address: str) -> list[Node]:
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes of the cluster, as trials are placed on them."""
+    """The nodes of the cluster, as trials are placed on them, those included that it starts when trials wait."""
     import ray
 
-    return [_node(each) for each in ray.nodes() if each["Alive"]]
+    alive = [each for each in ray.nodes() if each["Alive"]]
+    nodes = [_node(each["NodeManagerHostname"], each["Resources"]) for each in alive]
+    if MARK in os.environ:  # a Ray of our own starts no machines
+        return nodes
+    more = with_startable([each["Resources"] for each in alive])[len(alive) :]
+    return [*nodes, *(_node("to be started", each) for each in more)]
 
 
-def _node(about: dict[str, Any]) -> Node:
-    has = about["Resources"]
-    kinds = (name.removeprefix(KIND) for name in has if name.startswith(KIND))
-    return Node(about["NodeManagerHostname"], has.get("CPU", 0.0), has.get("GPU", 0.0), frozenset(kinds))
+def _node(name: str, has: dict[str, float]) -> Node:
+    kinds = (each.removeprefix(KIND) for each in has if each.startswith(KIND))
+    return Node(name, has.get("CPU", 0.0), has.get("GPU", 0.0), frozenset(kinds))
