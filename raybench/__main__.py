@@ -14,6 +14,8 @@ COMMANDS = {
     "show": "raybench.commands.show",
     "why": "raybench.commands.why",
     "reproduce": "raybench.commands.reproduce",
+    "watch": "raybench.commands.watch",
+    "logs": "raybench.commands.logs",
     "profile": "raybench.profile",
     "list": "raybench.commands.list",
     "data": "raybench.commands.data",
@@ -32,6 +34,8 @@ USAGE = """usage: raybench COMMAND …
   show TRIAL_ID [WHAT …]             its score again, its predictions, attention, merged patches; its run as files
   why TRIAL_ID                       how a trial stands, and what it can be compared with
   reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
+  watch SWEEP                        how a running sweep goes, and what each machine does
+  logs TRIAL_ID                      what a trial left of its faults
   profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
   list models|datasets|sweeps        what there is
   data get|check NAME                fetch, verify and decode a data set
@@ -40,6 +44,9 @@ USAGE = """usage: raybench COMMAND …
 
 raybench --version
 """
+
+OTHERS = ("list", "show", "why", "reproduce", "watch", "logs")
+"""Commands whose modules lie in `commands` under their own names."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
