@@ -16,6 +16,7 @@ COMMANDS = {
     "reproduce": "raybench.commands.reproduce",
     "watch": "raybench.commands.watch",
     "logs": "raybench.commands.logs",
+    "cluster": "raybench.commands.cluster",
     "profile": "raybench.profile",
     "list": "raybench.commands.list",
     "data": "raybench.commands.data",
@@ -36,6 +37,7 @@ USAGE = """usage: raybench COMMAND …
   reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
   watch SWEEP                        how a running sweep goes, and what each machine does
   logs TRIAL_ID                      what a trial left of its faults
+  cluster check|submit|follow|…      a cluster of machines, from the laptop (raybench cluster --help)
   profile MODEL …                    parameters, multiply-adds, speed and memory of models (raybench profile --help)
   list models|datasets|sweeps        what there is
   data get|check NAME                fetch, verify and decode a data set
@@ -45,7 +47,6 @@ USAGE = """usage: raybench COMMAND …
 raybench --version
 """
 
-OTHERS = ("list", "show", "why", "reproduce", "watch", "logs")
 """Commands whose modules lie in `commands` under their own names."""
 
 

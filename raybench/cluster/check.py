@@ -1,0 +1,113 @@
+"""Asking every machine of a cluster what it is, all at once, over SSH."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import raybench
+from raybench.cluster import probe
+from raybench.cluster.cluster_file import ClusterFile
+from raybench.cluster.findings import Findings, Said, examine
+from raybench.cluster.ssh import Answer, Host, in_project, run
+
+ASK_S = 120.0
+"""A machine of a cluster that is at work takes its time to start a Python."""
+RUNS_S = 900.0
+"""To look whether a sweep can run there: data may be fetched and decoded."""
+PYTHON = "test -x ~/raybench/.venv/bin/python && python=~/raybench/.venv/bin/python || python=python3"
+ENVIRONMENT = "test ! -e ~/.raybench/environment || . ~/.raybench/environment"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What every machine said, and what is wrong."""
+
+    machines: tuple[Said, ...]
+    alive: Mapping[str, Any] | None
+    findings: Findings
+
+
+def check(cluster: ClusterFile, sweep: Sequence[str] = ()) -> Checked:
+    """Ask all machines. `sweep`: arguments of `raybench.commands.ready`, to ask whether that sweep can run there.
+
+    `cluster` has its addresses (`ClusterFile.running`).
+    """
+    assert cluster.head is not None
+    hosts = (cluster.head, *cluster.workers)
+    mark = secrets.token_hex(8)
+    with ThreadPoolExecutor(len(hosts) + 1) as threads:
+        alive = threads.submit(_alive, cluster.head)
+        machines = list(threads.map(lambda host: _ask(host, mark, "write"), hosts))
+        addresses = [each.address for each in machines if not each.silent]
+        asked = [host for host in hosts if host.address in addresses]
+        looked = dict(zip(addresses, threads.map(lambda host: _ask(host, mark, "read", addresses), asked), strict=True))
+        list(threads.map(lambda host: _ask(host, mark, "clear"), asked))
+        machines = [_with(each, looked.get(each.address)) for each in machines]
+        if sweep:
+            fit = [host for host, each in zip(hosts, machines, strict=True) if each.installed]
+            ready = dict(zip((host.address for host in fit), threads.map(lambda h: _ready(h, sweep), fit), strict=True))
+            machines = [replace(each, data=ready.get(each.address)) for each in machines]
+    return Checked(tuple(machines), alive.result(), examine(versions_here(), machines, alive.result()))
+
+
+def versions_here() -> dict[str, str | None]:
+    """The versions of this machine, which those of the cluster are to equal."""
+    own = {name: metadata.version(name) for name in probe.PACKAGES}
+    source = Path(raybench.__file__).parent
+    return {"python": platform.python_version(), **own, "raybench": probe.tree_hash(source)}
+
+
+def _ask(host: Host, mark: str, role: str, seek: Sequence[str] = ()) -> Said:
+    asked = json.dumps({"mark": mark, "role": role, "address": host.address, "seek": list(seek)})
+    command = f"{ENVIRONMENT}; {PYTHON}; exec $python - {shlex.quote(asked)}"
+    begun = time.time()
+    answer = run(host, f"bash -c {shlex.quote(command)}", given=Path(probe.__file__).read_text(), timeout_s=ASK_S)
+    return _heard(host, begun, answer)
+
+
+def _heard(host: Host, begun: float, answer: Answer) -> Said:
+    if not answer.reached:
+        key = f" (key {host.key})" if host.key and not os.path.exists(host.key) else ""  # noqa: PTH110 - any error is no
+        return Said(host.address, silent=f"cannot be reached as {host.user}{key}: {answer.last_error}")
+    try:
+        about = json.loads(answer.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return Said(host.address, silent=f"does not say what it is: {answer.last_error}")
+    return Said(host.address, begun, time.time(), about)
+
+
+def _with(machine: Said, looked: Said | None) -> Said:
+    if looked is None or looked.silent or not machine.about.get("results"):
+        return machine
+    return replace(machine, seen=frozenset(looked.about["seen"]))
+
+
+def _alive(head: Host) -> dict[str, Any] | None:
+    """Nodes of the Ray that runs on the head, by address; none where none runs."""
+    answer = run(head, in_project("python -m raybench.cluster.nodes"), timeout_s=ASK_S)
+    try:
+        found: dict[str, Any] = json.loads(answer.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return found if answer.code == 0 else None
+
+
+def _ready(host: Host, sweep: Sequence[str]) -> dict[str, Any]:
+    command = shlex.join(["python", "-m", "raybench.commands.ready", *sweep])
+    answer = run(host, in_project(command), timeout_s=RUNS_S)
+    try:
+        found: dict[str, Any] = json.loads(answer.output.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"faults": [f"cannot say whether the sweep can run there: {answer.last_error}"]}
+    return found

@@ -1,0 +1,291 @@
+"""`raybench cluster …`: from the laptop, look a cluster over, hand it a sweep, and follow that."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raybench.commands.endings import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended
+from raybench.errors import ConfigError, RaybenchError
+
+if TYPE_CHECKING:
+    from raybench.cluster.check import Checked
+    from raybench.cluster.cluster_file import ClusterFile
+    from raybench.cluster.job_server import JobServer
+
+EPILOG = """\
+  check  [NAME [key=value …]]   look every machine over before money is spent; with a sweep's NAME, whether its data
+                                and weights are there too (--fetch downloads what can be)
+  submit NAME [as for sweep …]  run a sweep on the cluster and follow it; Ctrl-C leaves it running
+  follow [JOB]                  come back to a job, the latest one unless named
+  stop   [JOB]                  have it end as after Ctrl-C; `submit` again goes on
+  watch  SWEEP                  the live table of a sweep, and what each machine does
+  logs   TRIAL_ID               what a trial left of its faults
+  down                          `ray down`, and on machines of your own what that leaves running for minutes
+
+exit codes: 0 well; 1 something is wrong with the cluster, or the sweep's own; 2 bad input; 130 after Ctrl-C.
+"""
+Parser = Callable[[str], argparse.ArgumentParser]
+"""prog -> the command line of `raybench.sweep`, which lies above the commands."""
+
+
+def main(argv: Sequence[str], sweep_parser: Parser) -> int:
+    """Run one of them; returns the exit code."""
+    parse = argparse.ArgumentParser(
+        prog="raybench cluster",
+        description=__doc__.partition(": ")[2],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parse.add_argument("what", choices=["submit", *COMMANDS], metavar="|".join(["submit", *COMMANDS]))
+    parse.add_argument("-f", "--file", type=Path, default=Path("cluster.yaml"), metavar="FILE", help="cluster.yaml")
+    args, rest = parse.parse_known_args(argv)
+    if args.what == "submit":
+        return ended(lambda: _submit(args.file, *checked_sweep(rest, sweep_parser)))
+    return ended(lambda: COMMANDS[args.what](args.file, rest))
+
+
+def _cluster(file: Path) -> ClusterFile:
+    from raybench.cluster.cluster_file import read_cluster_file
+
+    return read_cluster_file(file)
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+def _check(file: Path, rest: Sequence[str]) -> int:
+    parse = argparse.ArgumentParser(prog="raybench cluster check", allow_abbrev=False)
+    parse.add_argument("name", nargs="?", metavar="NAME")
+    parse.add_argument("overrides", nargs="*", metavar="key=value")
+    parse.add_argument("--preset", default="auto")
+    parse.add_argument("--fetch", action="store_true", help="download what a machine lacks and can download")
+    args = parse.parse_intermixed_args(rest)
+    from raybench.cluster.check import check
+
+    cluster = _cluster(file).running()
+    sweep = [args.name, *args.overrides, "--preset", args.preset, *(["--fetch"] * args.fetch)] if args.name else []
+    checked = check(cluster, sweep)
+    for line in report(cluster, checked):
+        print(line)
+    return EXIT_TROUBLE if checked.findings.faults else EXIT_COMPLETE
+
+
+def report(cluster: ClusterFile, checked: Checked) -> list[str]:
+    """A line a machine, then what is wrong, all of it."""
+    count = len(checked.machines)
+    lines = [f"{cluster.path}: {cluster.name}, {count} machine{'s' * (count != 1)}, as {cluster.user}"]
+    rows = [("address", "name", "python", "torch", "ray", "GPU", "CPU", "memory", "free disk", "in Ray")]
+    rows += [_row(each, checked.alive) for each in checked.machines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines += [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    found = checked.findings
+    lines += [f"note: {note}" for note in found.notes]
+    if found.faults:
+        lines += [
+            f"{len(found.faults)} fault{'s' * (len(found.faults) != 1)}:",
+            *(f"  {each}" for each in found.faults),
+        ]
+    else:
+        lines.append("no fault found")
+    return lines
+
+
+def _row(machine: Any, alive: Any) -> tuple[str, ...]:
+    if machine.silent:
+        return (machine.address, *["?"] * 9)
+    about, versions = machine.about, machine.about["versions"]
+    gpus = about["gpus"]
+    names = {gpu["name"]: sum(other["name"] == gpu["name"] for other in gpus) for gpu in gpus or ()}
+    shown = ", ".join(f"{number} x {name}" for name, number in names.items()) or ("none" if gpus == [] else "?")
+    if gpus:
+        shown += f" ({gpus[0]['memory_gib']} GiB, driver {gpus[0]['driver']})"
+    return (
+        machine.address,
+        about["name"],
+        versions["python"] or "-",
+        versions["torch"] or "-",
+        versions["ray"] or "-",
+        shown,
+        str(about["cpus"]),
+        f"{about['memory_gib']:g} GiB",
+        ", ".join(f"{free:g} GiB" for free in about["free_gib"].values() if free is not None),
+        "-" if alive is None else "yes" if machine.address in alive else "no",
+    )
+
+
+# -- submit, follow, stop ----------------------------------------------------------------------------------------------
+
+
+def _submit(file: Path, name: str, arguments: Sequence[str]) -> int:
+    cluster = _cluster(file)
+    from raybench.cluster.job_server import job_server
+    from raybench.cluster.ssh import in_project
+
+    running = cluster.running()
+    if Path(name).suffix in (".yaml", ".yml"):
+        arguments = [_sent(running, Path(name)) if each == name else each for each in arguments]
+    job = job_name(Path(name).stem, datetime.now(UTC), secrets.token_hex(2))
+    command = shlex.join(["python", "-m", "raybench.sweep", *arguments, "--address", "auto"])
+    # The path of a file that was sent begins with the home folder of another machine, which only its shell knows.
+    entrypoint = in_project(f"exec {command}".replace("'~/", "~/'"))
+    with job_server(running) as server:
+        server.submit(job, entrypoint, {"sweep": Path(name).stem, "by": "raybench"})
+        print(f"job {job}: {command}", flush=True)
+        return _followed(server, job, file)
+
+
+def checked_sweep(rest: Sequence[str], sweep_parser: Parser) -> tuple[str, list[str]]:
+    """The sweep's name and all arguments, which `raybench.sweep` takes and whose file and keys are in order.
+
+    Raises ConfigError with every fault, before anybody is asked for anything. What only data and models tell is told
+    on the cluster.
+    """
+    from raybench.config.load import PRESETS, load_sweep
+
+    args = sweep_parser("raybench cluster submit").parse_intermixed_args(list(rest))
+    if not args.name:
+        raise ConfigError(["command line: a sweep's NAME is missing (raybench list sweeps names them)"])
+    if args.address:
+        raise ConfigError([f"command line: --address {args.address}: the cluster file says which cluster"])
+    load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
+    return args.name, list(rest)
+
+
+def job_name(sweep: str, now: datetime, mark: str) -> str:
+    """A name that says what and when, and is no other's."""
+    return f"{sweep}-{now:%Y%m%d-%H%M%S}-{mark}"
+
+
+def _sent(cluster: ClusterFile, path: Path) -> str:
+    """Put a sweep's file on the head; returns its path there."""
+    from raybench.cluster.ssh import run
+
+    assert cluster.head is not None
+    place = f".raybench/sweeps/{path.stem}.yaml"
+    remote = f"mkdir -p ~/.raybench/sweeps && cat > ~/{shlex.quote(place)}"
+    answer = run(cluster.head, remote, given=path.read_text(), timeout_s=60)
+    if answer.code != 0:
+        raise RaybenchError(f"{path} could not be sent to {cluster.head.address}: {answer.last_error}")
+    return f"~/{place}"
+
+
+def _follow(file: Path, rest: Sequence[str]) -> int:
+    return _with_job(file, rest, "follow", lambda server, job: _followed(server, job, file))
+
+
+def _stop(file: Path, rest: Sequence[str]) -> int:
+    def stop(server: JobServer, job: str) -> int:
+        print(f"{job}: {'told to stop' if server.stop(job) else 'had ended already'}")
+        status, _ = server.ended(job)
+        print(f"{job}: {status.lower()}; what was done stays, and `raybench cluster submit` goes on")
+        return EXIT_COMPLETE
+
+    return _with_job(file, rest, "stop", stop)
+
+
+def _with_job(file: Path, rest: Sequence[str], what: str, act: Callable[[JobServer, str], int]) -> int:
+    parse = argparse.ArgumentParser(prog=f"raybench cluster {what}", allow_abbrev=False)
+    parse.add_argument("job", nargs="?", metavar="JOB")
+    args = parse.parse_args(list(rest))
+    from raybench.cluster.job_server import job_server
+
+    with job_server(_cluster(file)) as server:
+        known = server.names()
+        if not known:
+            raise RaybenchError("no job was submitted to this cluster since its Ray was started")
+        if args.job and args.job not in known:
+            raise RaybenchError(f"{args.job}: no such job; known: {', '.join([*known][-5:])}")
+        return act(server, args.job or [*known][-1])
+
+
+def _followed(server: JobServer, job: str, file: Path) -> int:
+    """Hand on the log until the job ends; its exit code. Ctrl-C and a lost connection leave it running."""
+    option = "" if file == Path("cluster.yaml") else f" -f {shlex.quote(str(file))}"
+    back = f"come back:  raybench cluster follow {job}{option}   stop it:  raybench cluster stop {job}{option}"
+    try:
+        server.follow(job, _write)
+        status, code = server.ended(job)
+    except KeyboardInterrupt:
+        print(f"\ndetached; {job} goes on. {back}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except RaybenchError as error:
+        raise RaybenchError(f"{error}\n{job} goes on by itself; {back}") from None
+    if status == "SUCCEEDED":
+        return EXIT_COMPLETE
+    print(f"{job}: {status.lower()}" + (f", exit code {code}" if code is not None else ""), file=sys.stderr)
+    return code if code is not None and 0 < code < 256 else EXIT_TROUBLE
+
+
+def _write(lines: str) -> None:
+    sys.stdout.write(lines)
+    sys.stdout.flush()
+
+
+# -- what is run on the head -------------------------------------------------------------------------------------------
+
+
+def _watch(file: Path, rest: Sequence[str]) -> int:
+    return _on_head(file, ["watch", *rest])
+
+
+def _logs(file: Path, rest: Sequence[str]) -> int:
+    return _on_head(file, ["logs", *rest])
+
+
+def _on_head(file: Path, arguments: Sequence[str]) -> int:
+    """A command of raybench on the head, drawn here; its exit code."""
+    from raybench.cluster.ssh import in_project
+
+    cluster = _cluster(file).running()
+    assert cluster.head is not None
+    options = ["-t"] if sys.stdout.isatty() and sys.stdin.isatty() else []
+    width = os.environ.get("COLUMNS")
+    shown = f"COLUMNS={shlex.quote(width)} " if width else ""
+    remote = in_project(f"{shown}python -m raybench {shlex.join(arguments)}")
+    return subprocess.run(cluster.head.command(remote, *options), check=False).returncode
+
+
+def _down(file: Path, rest: Sequence[str]) -> int:
+    argparse.ArgumentParser(prog="raybench cluster down", allow_abbrev=False).parse_args(list(rest))
+    cluster = _cluster(file)
+    from raybench.cluster.ssh import Answer, Host, in_project, run
+
+    ray = Path(sys.executable).with_name("ray")
+    code = subprocess.run([str(ray), "down", "-y", str(file)], check=False).returncode
+    if code != 0 or cluster.head is None:  # machines of a cloud are gone then
+        return EXIT_TROUBLE if code else EXIT_COMPLETE
+
+    def stop(host: Host) -> Answer:
+        # The head's Ray is gone; a worker's log monitor would try to reach it for minutes.
+        return run(host, in_project("ray stop --force"), timeout_s=120)
+
+    hosts = (cluster.head, *cluster.workers)
+    with ThreadPoolExecutor(len(hosts)) as threads:
+        answers = list(threads.map(stop, hosts))
+    left = [(host, answer) for host, answer in zip(hosts, answers, strict=True) if answer.code != 0]
+    for host, answer in left:
+        print(f"{host.address}: Ray may still run there: {answer.last_error}", file=sys.stderr)
+    return EXIT_TROUBLE if left else EXIT_COMPLETE
+
+
+COMMANDS: dict[str, Callable[[Path, Sequence[str]], int]] = {
+    "check": _check,
+    "follow": _follow,
+    "stop": _stop,
+    "watch": _watch,
+    "logs": _logs,
+    "down": _down,
+}

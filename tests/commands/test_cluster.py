@@ -1,0 +1,89 @@
+"""`raybench cluster`: what is said before anybody is asked for anything, and how a followed job ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from raybench.__main__ import main
+from raybench.commands.cluster import _followed, checked_sweep, job_name
+from raybench.errors import ConfigError, RaybenchError
+from raybench.sweep import parser
+
+
+def test_a_sweep_is_checked_before_it_is_sent() -> None:
+    assert checked_sweep(["deit_reverse", "--preset", "quick", "--seeds", "2"], parser) == (
+        "deit_reverse",
+        ["deit_reverse", "--preset", "quick", "--seeds", "2"],
+    )
+    with pytest.raises(ConfigError, match=r"did you mean distillation\.alpha"):
+        checked_sweep(["deit_reverse", "distillation.alpa=0.5"], parser)
+    with pytest.raises(ConfigError, match="NAME is missing"):
+        checked_sweep(["--preset", "quick"], parser)
+    with pytest.raises(ConfigError, match=r"--address 10\.0\.0\.1:6379: the cluster file says which cluster"):
+        checked_sweep(["deit_reverse", "--address", "10.0.0.1:6379"], parser)
+    with pytest.raises(SystemExit):
+        checked_sweep(["deit_reverse", "--sedes", "3"], parser)
+
+
+def test_the_name_of_a_job_says_what_and_when() -> None:
+    assert job_name("deit_reverse", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "ab12") == (
+        "deit_reverse-20300102-030405-ab12"
+    )
+
+
+def test_faults_of_the_command_line_end_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["cluster", "check", "-f", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml: no such file" in capsys.readouterr().err
+    assert main(["cluster", "submit", "deit_revers"]) == 2
+    assert "deit_reverse" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as error:
+        main(["cluster", "chek"])
+    assert error.value.code == 2
+
+
+class Server:
+    """A job server whose job ends as told."""
+
+    def __init__(self, error: BaseException | None, status: str = "SUCCEEDED", code: int | None = 0) -> None:
+        self.error, self.status, self.code = error, status, code
+
+    def follow(self, job: str, write: object) -> None:
+        """Its log, or what ends the following."""
+        assert callable(write)
+        write(f"log of {job}\n")
+        if self.error:
+            raise self.error
+
+    def ended(self, job: str) -> tuple[str, int | None]:  # noqa: ARG002
+        """How it ended."""
+        return self.status, self.code
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"), [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", -9, 1), ("STOPPED", None, 1)]
+)
+def test_the_exit_code_is_that_of_the_sweep(
+    status: str, code: int | None, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _followed(Server(None, status, code), "job", Path("cluster.yaml")) == expected  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert said.out == "log of job\n"
+    assert said.err == ("" if expected == 0 else said.err)
+    assert (status.lower() in said.err) == (expected != 0)
+
+
+def test_ctrl_c_detaches_and_says_how_to_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _followed(Server(KeyboardInterrupt()), "job", Path("clusters/aws.yaml")) == 130  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "detached; job goes on" in said
+    assert "raybench cluster follow job -f clusters/aws.yaml" in said
+    assert "raybench cluster stop job -f clusters/aws.yaml" in said
+
+
+def test_a_lost_connection_says_that_the_sweep_goes_on() -> None:
+    lost = Server(RaybenchError("the connection to job job was lost: closed"))
+    with pytest.raises(RaybenchError, match=r"(?s)was lost: closed\njob goes on by itself; come back:"):
+        _followed(lost, "job", Path("cluster.yaml"))  # type: ignore[arg-type]
