@@ -1,4 +1,4 @@
-"""cluster.yaml: Ray's own schema accepts it, it starts Ray closed to strangers, and its set-up is safe to run again."""
+"""The cluster files: Ray's own schema accepts them, Ray starts closed to strangers, and setting up again is safe."""
 
 from __future__ import annotations
 
@@ -23,10 +23,22 @@ NAME = re.compile(r"[a-z][a-z0-9-]*")
 Cluster = dict[str, Any]
 
 
+CLOUDS = ("aws", "gcp")
+
+
+def read(name: str) -> Cluster:
+    content: Cluster = yaml.safe_load((ROOT / name).read_text())
+    return content
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    content: Cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    return content
+    return read("cluster.yaml")
+
+
+@pytest.fixture(params=["cluster.yaml", *(f"clusters/{cloud}.yaml" for cloud in CLOUDS)])
+def any_cluster(request: pytest.FixtureRequest) -> Cluster:
+    return read(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -99,22 +111,88 @@ def test_names_and_addresses_hold_nothing_a_shell_would_read(cluster: Cluster) -
     assert NAME.fullmatch(cluster["auth"]["ssh_user"])
 
 
-def test_ray_starts_with_its_token_and_shows_its_dashboard_to_its_own_machine_only(cluster: Cluster) -> None:
+def test_ray_starts_with_its_token_and_shows_its_dashboard_to_its_own_machine_only(any_cluster: Cluster) -> None:
     starts = {
-        role: [command for command in cluster[f"{role}_start_ray_commands"] if "ray start" in command]
+        role: [command for command in any_cluster[f"{role}_start_ray_commands"] if "ray start" in command]
         for role in ("head", "worker")
     }
     for commands in starts.values():
         assert len(commands) == 1
-        assert commands[0].startswith("RAY_AUTH_MODE=token ray start ")
+        assert commands[0].count("ray start ") == commands[0].count("RAY_AUTH_MODE=token ray start ") == 1
     assert "--dashboard-host=127.0.0.1" in starts["head"][0].split()
 
 
-def test_everything_it_copies_is_in_the_clone(cluster: Cluster) -> None:
-    sources = set(cluster["file_mounts"].values())
+def test_everything_it_copies_is_in_the_clone(any_cluster: Cluster) -> None:
+    sources = set(any_cluster["file_mounts"].values())
     assert {source for source in sources if not (ROOT / source).exists()} == {"~/.raybench/ray_token"}
     # What `make install` reads on the machines.
     assert {"Makefile", "requirements.lock", "pyproject.toml", "README.md", "raybench", "sweeps"} <= sources
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_cloud_starts_from_no_worker_and_stops_idle_ones(
+    cloud: str, check_with_ray: Callable[[Cluster], Cluster]
+) -> None:
+    prepared = check_with_ray(read(f"clusters/{cloud}.yaml"))
+    gpu = prepared["available_node_types"]["gpu"]
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, prepared["max_workers"])
+    assert prepared["head_node_type"] == "head"
+    assert prepared["available_node_types"]["head"]["resources"] == {"CPU": 0}  # no trial is lost with it
+    assert 0 < prepared["idle_timeout_minutes"] <= 15
+    assert prepared["provider"]["cache_stopped_nodes"] is False
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_cloud_keeps_results_in_its_bucket_and_nothing_shared_on_disks(cloud: str, tmp_path: Path) -> None:
+    shown = dict(line.split("=", 1) for line in environment_of(cloud, tmp_path))
+    scheme = {"aws": "s3", "gcp": "gs"}[cloud]
+    assert shown["RAYBENCH_RESULTS"].startswith(f"{scheme}://BUCKET/")
+    assert shown["RAYBENCH_DEPOT"].startswith(f"{scheme}://BUCKET/")
+    assert shown["RAY_AUTH_MODE"] == "token"
+    assert shown["RAYBENCH_DATA"] == str(tmp_path / "data")
+
+
+def environment_of(cloud: str, home: Path) -> list[str]:
+    """The variables that a cloud's machines put into their shells."""
+    (home / ".raybench").mkdir()
+    (command,) = [each for each in read(f"clusters/{cloud}.yaml")["setup_commands"] if each.startswith("printf")]
+    script = f"{command}; . ~/.raybench/environment; env"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"HOME": str(home), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout.splitlines()
+
+
+def test_machines_of_aws_are_asked_for_as_its_api_takes_it() -> None:
+    """Every key of a machine against the parameters of RunInstances, as boto3 knows them; Ray adds the rest itself."""
+    session = pytest.importorskip("botocore.session").get_session()
+    validate = pytest.importorskip("botocore.validate").ParamValidator().validate
+    shape = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    machines = read("clusters/aws.yaml")["available_node_types"]
+    for machine in machines.values():
+        report = validate({"MinCount": 1, "MaxCount": 1, **machine["node_config"]}, shape)
+        assert not report.has_errors(), report.generate_report()
+    misspelt = {"MinCount": 1, "MaxCount": 1, "InstanceTyp": "m6i.large"}
+    assert validate(misspelt, shape).has_errors()
+    # A group of one's own: into one that Ray makes, the whole world may log in.
+    assert all(machine["node_config"]["SecurityGroupIds"] for machine in machines.values())
+    assert machines["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in machines["head"]["node_config"]
+
+
+def test_machines_of_gcp_are_in_a_network_of_their_own_and_spot() -> None:
+    machines = read("clusters/gcp.yaml")["available_node_types"]
+    for machine in machines.values():
+        (interface,) = machine["node_config"]["networkInterfaces"]
+        assert interface["subnetwork"].endswith("/subnetworks/raybench")
+    assert machines["gpu"]["node_config"]["scheduling"]["provisioningModel"] == "SPOT"
+    assert machines["gpu"]["node_config"]["scheduling"]["onHostMaintenance"] == "TERMINATE"
+    assert "scheduling" not in machines["head"]["node_config"]
 
 
 def set_up(cluster: Cluster, home: Path, shared: Path, role: str = "head") -> subprocess.CompletedProcess[str]:
@@ -171,7 +249,9 @@ def test_shells_on_a_machine_know_the_token_and_the_project(cluster: Cluster, ho
     assert seen["RAY_AUTH_MODE"] == "token"
     assert seen["RAY_AUTH_TOKEN_PATH"] == str(home / ".raybench" / "ray_token")
     assert seen["PATH"].split(os.pathsep)[0] == str(home / "raybench" / ".venv" / "bin")
-    assert seen["RAYBENCH_CACHE"] == str(tmp_path / "shared" / "cache")
+    assert seen["RAYBENCH_RESULTS"] == str(tmp_path / "shared" / "results")
+    assert seen["RAYBENCH_DEPOT"] == str(tmp_path / "shared" / "depot")
+    assert "RAYBENCH_CACHE" not in seen  # each machine's own
 
 
 def test_a_missing_shared_folder_is_said(cluster: Cluster, home: Path, tmp_path: Path) -> None:
