@@ -42,7 +42,8 @@ test: $(STAMP)  ## the fast tests
 test-all: $(STAMP)  ## the slow tests too; those for a GPU skip themselves where there is none
 	@$(PYTEST) $(IN_TWO) -m "not cluster" $(ARGS)
 
-test-cluster: $(STAMP)  ## the tests on several hosts or nodes (docs/cluster.md)
+test-cluster: $(STAMP)  ## the tests on several nodes, and as root on three hosts of a lab (docs/cluster.md)
+	@tests/cluster/lab/programs.sh
 	@$(PYTEST) -m cluster $(ARGS)
 
 scenarios: $(STAMP)  ## the thirty faults of docs/reliability.md and its table (half an hour)
