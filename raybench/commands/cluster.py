@@ -85,7 +85,9 @@ def report(cluster: ClusterFile, checked: Checked) -> list[str]:
     """A line a machine, then what is wrong, all of it."""
     count = len(checked.machines)
     lines = [f"{cluster.path}: {cluster.name}, {count} machine{'s' * (count != 1)}, as {cluster.user}"]
-    rows = [("address", "name", "python", "torch", "ray", "GPU", "CPU", "memory", "free disk", "in Ray")]
+    rows: list[tuple[str, ...]] = [
+        ("address", "name", "python", "torch", "ray", "GPU", "CPU", "memory", "free disk", "in Ray")
+    ]
     rows += [_row(each, checked.alive) for each in checked.machines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += [

@@ -42,9 +42,14 @@ def test_a_machine_without_the_files_copies_the_decoded_data(
         load(request, photos)
     with pytest.raises(DataError):
         load(request, photos, fingerprint="0" * 12)
-    copied: list[object] = []
+    copied: list[str] = []
     fetch = Depot.fetch
-    monkeypatch.setattr(Depot, "fetch", lambda *about: copied.append(about) or fetch(*about))
+
+    def counted(depot: Depot, name: str, folder: Path) -> bool:
+        copied.append(name)
+        return fetch(depot, name, folder)
+
+    monkeypatch.setattr(Depot, "fetch", counted)
     with ThreadPoolExecutor(4) as threads:  # trials that begin at once
         found = list(
             threads.map(lambda place: load(request, tmp_path / place, fingerprint=here.fingerprint), ["a", "b", "c"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from raybench.config.trial import TrialConfig
+from raybench.distillation.cache import ViewCache
 from raybench.distillation.teacher import TeacherRecord
 from raybench.training import preparation
 from raybench.training.preparation import (
@@ -19,6 +20,7 @@ from raybench.training.preparation import (
     teacher_folder,
 )
 from raybench.training.recorder import Setup
+from raybench.training.tasks import Classification
 
 SETUP = Setup()
 IMAGES = 50
@@ -71,7 +73,7 @@ def test_a_teacher_is_prepared_on_one_machine_and_copied_by_the_others(
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "_prepare", lambda *_: pytest.fail("prepared again"))
         patch.setattr(preparation.Logits, "_make", lambda *_: pytest.fail("computed again"))
-        patch.setattr(preparation.ViewCache, "verify", lambda *_: None)  # which computes a part again, to compare
+        patch.setattr(ViewCache, "verify", lambda *_: None)  # which computes a part again, to compare
         assert find_teacher(TRIAL) == record
         assert prepare_teacher(TRIAL, SETUP, IMAGES) == record
     assert content() == made
@@ -98,7 +100,7 @@ def test_all_machines_take_the_teacher_that_was_brought_first(
         # Another machine, and so other bits.
         make = preparation._save_weights
 
-        def otherwise(task: preparation.Classification, folder: Path) -> None:
+        def otherwise(task: Classification, folder: Path) -> None:
             with torch.no_grad():
                 next(task.module.parameters()).add_(1.0)
             make(task, folder)

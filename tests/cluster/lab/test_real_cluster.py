@@ -207,7 +207,7 @@ class Submitted:
         """Epochs of the trials with the most images in so many seconds, as fast as they were here."""
         rows = self.store.trials(["epochs", "train_time", "eval_time"])
         slowest = rows.select(((pl.col("train_time") + pl.col("eval_time")) / pl.col("epochs")).max()).item()
-        return max(50, round(seconds / slowest))
+        return max(50, round(seconds / float(slowest)))
 
     def must_be_whole(self, lost_on: str) -> None:
         """Every trial complete, no epoch lost or twice, and what the lost host had was begun again elsewhere."""
