@@ -47,7 +47,6 @@ USAGE = """usage: raybench COMMAND …
 raybench --version
 """
 
-"""Commands whose modules lie in `commands` under their own names."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

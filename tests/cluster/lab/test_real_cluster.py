@@ -58,7 +58,7 @@ def test_a_sweep_on_hosts_that_die_come_back_and_are_cut_off(lab: Lab, say: Say,
     with run.submitted(SWEEP, "--preset", "quick", epochs=12) as sweep:
         sweep.wait_for("each host has finished a trial", lambda: set(lab.hosts) <= sweep.finished_on())
         lab.kill("host3")
-        say(f"host3 is dead, with {sweep.running_on('host3')} trials running on it")
+        say(f"host3 is dead; trials that ran on it: {sweep.running_on('host3')}")
         sweep.wait_for("the sweep has ended", lambda: sweep.process.poll() is not None, 900)
     sweep.must_be_whole(lost_on="host3")
 
@@ -70,8 +70,7 @@ def test_a_sweep_on_hosts_that_die_come_back_and_are_cut_off(lab: Lab, say: Say,
     with run.submitted(SWEEP, "--preset", "quick", *LONG, f"schedule.epochs={epochs}", epochs=epochs) as more:
         more.wait_for("each host has work", lambda: all(more.running_on(name) for name in lab.hosts))
         lab.cut_off("host2")
-        lost = more.running_on("host2")
-        say(f"host2 is cut off, with {lost} trials running on it")
+        say(f"host2 is cut off; trials that run on it: {more.running_on('host2')}")
         run.check("with host2 cut off", expected=1, says="10.77.0.12: cannot be reached")
         more.wait_for("the sweep has ended", lambda: more.process.poll() is not None, 900)
     more.must_be_whole(lost_on="host2")
