@@ -65,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"raybench {__version__}")
         return 0
+    if command == "cluster":
+        from raybench import sweep
+        from raybench.commands import cluster
+
+        return cluster.main(rest, sweep.parser)
     if command in COMMANDS:
         run = import_module(COMMANDS[command]).main
         return int(run(rest, prog=f"raybench {command}") if command in MODULES else run(rest))

@@ -38,18 +38,23 @@ Parser = Callable[[str], argparse.ArgumentParser]
 """prog -> the command line of `raybench.sweep`, which lies above the commands."""
 
 
-def main(argv: Sequence[str], sweep_parser: Parser) -> int:
-    """Run one of them; returns the exit code."""
+def parser(prog: str = "raybench cluster") -> argparse.ArgumentParser:
+    """The command line, as far as it is alike for all of them."""
     parse = argparse.ArgumentParser(
-        prog="raybench cluster",
-        description=__doc__.partition(": ")[2],
+        prog=prog,
+        description=(__doc__ or "").partition(": ")[2],
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parse.add_argument("what", choices=["submit", *COMMANDS], metavar="|".join(["submit", *COMMANDS]))
     parse.add_argument("-f", "--file", type=Path, default=Path("cluster.yaml"), metavar="FILE", help="cluster.yaml")
-    args, rest = parse.parse_known_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str], sweep_parser: Parser) -> int:
+    """Run one of them; returns the exit code."""
+    args, rest = parser().parse_known_args(argv)
     if args.what == "submit":
         return ended(lambda: _submit(args.file, *checked_sweep(rest, sweep_parser)))
     return ended(lambda: COMMANDS[args.what](args.file, rest))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
+from raybench.config.folders import results_root
 
 STYLES = {"ok": "green", "note": "yellow", "fault": "red"}
 
@@ -23,7 +24,7 @@ def parser(prog: str = "raybench doctor") -> argparse.ArgumentParser:
         epilog="exit codes: 0 nothing is in the way of a sweep (notes may stand); 1 something is.",
     )
     parse.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the data sets (RAYBENCH_DATA, ./data)")
-    parse.add_argument("--results", default="results", metavar="ROOT", help="folder of the sweeps' folders")
+    parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder of the sweeps' folders")
     parse.add_argument("--json", action="store_true", help="print a list of objects: state, area, text, cure")
     return parse
 

@@ -11,16 +11,21 @@ from raybench.config.folders import results_root
 from raybench.errors import ResultsError
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print it; exit code 0 where the trial is known, whether or not anything went wrong."""
+def parser(prog: str = "raybench logs") -> argparse.ArgumentParser:
+    """The command line."""
     parse = argparse.ArgumentParser(
-        prog="raybench logs",
-        description=__doc__.partition(": ")[2],
+        prog=prog,
+        description=(__doc__ or "").partition(": ")[2],
         epilog="From another machine: raybench cluster logs TRIAL_ID",
     )
     parse.add_argument("trial", metavar="TRIAL_ID", help="12 hex digits, or the first few")
     parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print it; exit code 0 where the trial is known, whether or not anything went wrong."""
+    args = parser().parse_args(argv)
     return ended(lambda: _logs(args))
 
 

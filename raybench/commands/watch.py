@@ -30,17 +30,22 @@ COLUMNS = ("trial_id", "cell", "seed", "status", "epochs", "node", "attempt", "f
 MORE = ("train_time", "device_hours", "test_top1")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Draw it until the sweep ends, or once; exit code 0. Ctrl-C ends the watching, not the sweep."""
+def parser(prog: str = "raybench watch") -> argparse.ArgumentParser:
+    """The command line."""
     parse = argparse.ArgumentParser(
-        prog="raybench watch",
-        description=__doc__.partition(": ")[2],
+        prog=prog,
+        description=(__doc__ or "").partition(": ")[2],
         epilog="From another machine: raybench cluster watch SWEEP",
     )
     parse.add_argument("sweep", metavar="SWEEP", help="a sweep that was begun")
     parse.add_argument("--results", default=results_root(), metavar="ROOT", help="folder, or s3://BUCKET/PREFIX")
     parse.add_argument("--once", action="store_true", help="print it once, as it also is without a terminal")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw it until the sweep ends, or once; exit code 0. Ctrl-C ends the watching, not the sweep."""
+    args = parser().parse_args(argv)
     return ended(lambda: _watch(folder_at(args.results) / args.sweep, args.once), "no longer watched; it goes on")
 
 
