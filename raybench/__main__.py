@@ -48,7 +48,6 @@ raybench --version
 """
 
 
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what the word under its cursor may become
