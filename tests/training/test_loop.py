@@ -66,11 +66,11 @@ def config(seed: int = 0, lr: float = 0.05, optimizer: str = "sgd", batch_size: 
     )
 
 
-def make_run(trial: TrialConfig, device: Device = CPU) -> Run:
+def make_run(trial: TrialConfig, device: Device = CPU, kind: type[Classification] = Classification) -> Run:
     """As a trial begins: model from the seed, then training's draws from the seed."""
     source = data()
     torch.manual_seed(trial.seed)
-    task = Classification(BuiltModel(Net(), source.mean, source.std, 4), device.device)
+    task = kind(BuiltModel(Net(), source.mean, source.std, 4), device.device)
     training = TrainingImages(source, np.arange(N), trial.dataset, device.device)
     validation = PlainImages(source.train_images, source.train_labels, np.arange(N, N + VAL), device.device)
     torch.manual_seed(trial.seed)
@@ -159,9 +159,7 @@ class Constant(Classification):
 
 
 def test_means_are_over_images_not_over_batches() -> None:
-    run = make_run(config(batch_size=20))
-    source = data()
-    run.task = Constant(BuiltModel(run.task.module, source.mean, source.std, 4), CPU.device)
+    run = make_run(config(batch_size=20), kind=Constant)
     epoch = run.train_epoch()
     # Batches of 20, 20 and 10 images.
     assert epoch.metrics["train_loss"] == pytest.approx((20 * 20 + 20 * 20 + 10 * 10) / 50, rel=1e-12)
@@ -273,17 +271,18 @@ def test_the_rate_is_that_of_the_steps_middle() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_trains_on_a_cpu_with_losses_in_32_bits(precision: str) -> None:
-    run = make_run(config(), Device(torch.device("cpu"), precision))
-    assert run.scaler.is_enabled() == (precision == "fp16")
     seen: list[torch.dtype] = []
-    step = run.task.step
 
-    def watched(batch: Batch) -> Parts:
-        parts = step(batch)
-        seen.extend([parts["output"].dtype, parts["loss"].dtype])
-        return parts
+    class Watched(Classification):
+        """Notes what its steps compute in."""
 
-    run.task.step = watched  # type: ignore[method-assign]
+        def step(self, batch: Batch) -> Parts:
+            parts = super().step(batch)
+            seen.extend([parts["output"].dtype, parts["loss"].dtype])
+            return parts
+
+    run = make_run(config(), Device(torch.device("cpu"), precision), Watched)
+    assert run.scaler.is_enabled() == (precision == "fp16")
     epochs = finish(run)
     assert set(seen[::2]) == {Device(torch.device("cpu"), precision).autocast_dtype}
     assert set(seen[1::2]) == {torch.float32}
