@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from raybench.commands.arguments import add_plugin, duration, positive, seed_count
 from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
-from raybench.config.folders import results_root
+from raybench.config.folders import named_data_root, results_root
 from raybench.errors import ConfigError
 
 
@@ -100,7 +99,7 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         options["seeds"] = list(range(args.seeds))
     if args.num_samples:
         options["tune.num_samples"] = args.num_samples
-    data_root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
+    data_root = named_data_root(args.data_root)
     sweep = Sweep.load(
         args.name,
         preset=args.preset,

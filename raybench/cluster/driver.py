@@ -24,7 +24,7 @@ from raybench.cluster.schedulers import make_scheduler
 from raybench.cluster.searcher import Observer, PlanSearcher
 from raybench.cluster.session import alive_nodes
 from raybench.cluster.trainables import TRAINABLES
-from raybench.config.placement import Node, Share, at_a_time, lack
+from raybench.config.placement import Share, at_a_time, lack
 from raybench.config.plan import Plan
 from raybench.config.plugins import receive
 from raybench.config.trial import TrialConfig
@@ -140,7 +140,7 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
 
     `local`: trials run on this machine alone.
     """
-    fitting = [node for node in alive_nodes() if setup.gpu == 0 or _has_gpu(node, setup.kind)]
+    fitting = [node for node in alive_nodes() if setup.gpu == 0 or node.has_gpu(setup.kind)]
     cpus = max((node.cpu for node in fitting), default=1.0)
     gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
     everything = replace(setup, cpu=cpus, gpu=gpus, workers=1)
@@ -181,10 +181,6 @@ def _prepare_remotely(config: str, setup: str, images: int) -> tuple[str | None,
         text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return f"{type(error).__name__}: {text}", {}
     return None, asdict(record)
-
-
-def _has_gpu(node: Node, kind: str | None) -> bool:
-    return node.gpu >= 1 and (kind is None or kind in node.kinds)
 
 
 def slots(name: str, share: Share, max_concurrent: int | None) -> int:

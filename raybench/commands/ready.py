@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 
@@ -31,7 +29,7 @@ def ready(args: argparse.Namespace) -> dict[str, Any]:
     """What is wrong with running it here, each fault a line, and what the data are."""
     from raybench.commands.borrowed import with_best_trials
     from raybench.commands.sweeping import choose_preset
-    from raybench.config.folders import results_root
+    from raybench.config.folders import named_data_root, results_root
     from raybench.config.load import load_sweep
     from raybench.config.plan import make_plan
     from raybench.errors import ConfigError, RaybenchError
@@ -39,7 +37,8 @@ def ready(args: argparse.Namespace) -> dict[str, Any]:
     from raybench.training.preflight import check
     from raybench.training.recorder import Setup
 
-    data_root = Path(os.environ["RAYBENCH_DATA"]).absolute() if os.environ.get("RAYBENCH_DATA") else None
+    named = named_data_root()
+    data_root = named.absolute() if named else None
     try:
         config = load_sweep(args.name, choose_preset(args.preset, None)[0], args.overrides)
         folder = folder_at(results_root()) / config.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
-from raybench.config.folders import results_root
+from raybench.config.folders import named_data_root, results_root
 from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ResultsError
 from raybench.results.manifest import environment
@@ -70,7 +69,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     found = find_trial(folder_at(args.results), args.trial)
     if found.row["status"] != Status.COMPLETE:
         raise ResultsError(f"{found.trial_id} is {found.row['status']}: only complete trials can be compared")
-    root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
+    root = named_data_root(args.data_root)
     with tempfile.TemporaryDirectory(prefix="raybench-reproduce-") as name:
         folder = args.keep or Path(name)
         again = run_again(found, folder, root, args.weights_root)

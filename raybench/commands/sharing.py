@@ -121,7 +121,7 @@ def settle(
     kind = kind_of_gpu(wanted)
     if not isinstance(wanted.gpu, str):
         return Share(wanted.cpu, wanted.gpu, kind, wanted.workers)
-    fitting = [node for node in machines.nodes if node.gpu >= 1 and (kind is None or kind in node.kinds)]
+    fitting = [node for node in machines.nodes if node.has_gpu(kind)]
     if not fitting:
         return Share(wanted.cpu, why="gpu: auto, and there is no GPU: on the CPU")
     if not (trials := wanted_trials()):

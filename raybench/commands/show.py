@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import find_trial
-from raybench.config.folders import results_root
+from raybench.config.folders import named_data_root, results_root
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
@@ -77,7 +76,7 @@ def _show(args: argparse.Namespace) -> int:
         raise ConfigError([f'"{name}": nothing of that name is shown{hints[name]}. Known: {known}' for name in strange])
     load_plugins(args.plugin)
     found = find_trial(folder_at(args.results), args.trial)
-    root = args.data_root or (Path(os.environ["RAYBENCH_DATA"]) if os.environ.get("RAYBENCH_DATA") else None)
+    root = named_data_root(args.data_root)
 
     from raybench.commands.finished import Finished
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.config.folders import results_root
 from raybench.errors import ResultsError
-from raybench.report.progress import STYLES, seconds_text
+from raybench.report.progress import STYLES, seconds_text, value_text
 from raybench.report.sparkline import sparkline
 from raybench.results.schema import Status
 from raybench.results.storage import Folder, folder_at, read
@@ -138,7 +138,7 @@ def render(look: Look) -> RenderableType:
             str(row["seed"]),
             str(max(len(curve), row["epochs"] or 0)),
             sparkline(curve) if curve else "",
-            (f"{curve[-1]:.1f}" if "top" in look.metric else f"{curve[-1]:.4g}") if curve else "",
+            value_text(look.metric, curve[-1]) if curve else "",
             row["node"] or "",
             Text(row["status"], style=STYLES.get(row["status"], "default")),
         )

@@ -14,9 +14,15 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "raybench"
 
 
+def named_data_root(given: Path | None = None) -> Path | None:
+    """The data root that an option or `RAYBENCH_DATA` names, as it is written there; none where neither does."""
+    named = os.environ.get("RAYBENCH_DATA")
+    return given or (Path(named) if named else None)
+
+
 def data_folder(named: Path | None = None) -> Path:
     """Where data sets are looked for: the folder named, else `RAYBENCH_DATA`, else `data` in the folder one is in."""
-    return (named or Path(os.environ.get("RAYBENCH_DATA") or "data")).expanduser().absolute()
+    return (named_data_root(named) or Path("data")).expanduser().absolute()
 
 
 def weight_folders(root: Path) -> tuple[Path, ...]:

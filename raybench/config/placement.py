@@ -31,6 +31,10 @@ class Node:
     kinds: frozenset[str] = frozenset()
     """Ray's names of the kinds of its GPUs."""
 
+    def has_gpu(self, kind: str | None) -> bool:
+        """Whether there is a whole GPU, of that kind where one is asked for."""
+        return self.gpu >= 1 and (kind is None or kind in self.kinds)
+
     def __str__(self) -> str:
         kinds = f" {'/'.join(sorted(self.kinds))}" if self.kinds else ""
         return f"{self.cpu:g} CPU and {self.gpu:g} GPU{kinds}"

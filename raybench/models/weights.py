@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import pickle
 import re
 import warnings
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.config.folders import weight_folders
+from raybench.config.folders import named_data_root, weight_folders
 from raybench.errors import WeightsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -52,7 +51,7 @@ def search_folders(weights_root: Path | None) -> tuple[Path, ...]:
 
     Without a root: `RAYBENCH_DATA`, else `./data`, as for data sets.
     """
-    return weight_folders(weights_root or Path(os.environ.get("RAYBENCH_DATA") or "data"))
+    return weight_folders(named_data_root(weights_root) or Path("data"))
 
 
 def find_published(name: str, published: Published, weights_root: Path | None) -> Path:

@@ -33,6 +33,11 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def value_text(metric: str, value: float) -> str:
+    """A metric's value in a live table, whose heading says the unit."""
+    return f"{value:.1f}" if "top" in metric else f"{value:.4g}"
+
+
 @dataclass
 class Progress:
     """Counts jobs, guesses the time left from the cost of what is done, and draws."""
@@ -169,8 +174,7 @@ class Progress:
         values = [value for row in rows if (value := row.value(self.metric)) is not None]
         if not values:
             return f"0/{trial.schedule.epochs}", "", ""
-        last = f"{values[-1]:.1f}" if "top" in self.metric else f"{values[-1]:.4g}"
-        return f"{len(rows)}/{trial.schedule.epochs}", sparkline(values), last
+        return f"{len(rows)}/{trial.schedule.epochs}", sparkline(values), value_text(self.metric, values[-1])
 
     def _summary(self) -> str:
         bad = self.counts.get("failed", 0) + self.counts.get("diverged", 0)
