@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,19 @@ def test_it_holds_what_its_packages_need(locked: dict[str, str]) -> None:
         problems += wanted(f"{name}[{extra}]" if extra else name, needed, locked)
         due += [(canonicalize_name(asked.name), more) for asked in needed for more in asked.extras]
     assert problems == []
+
+
+@in_own_environment
+def test_every_python_that_raybench_allows_can_install_it(locked: dict[str, str]) -> None:
+    # The first release of each, not only the one at hand: a Linux distribution's own is often early (Debian: 3.11.2).
+    asked = {name: metadata.metadata(name).get("Requires-Python") or "" for name in locked}
+    refused = [
+        f"{name} needs Python {specifier}: {python} is refused"
+        for name, specifier in asked.items()
+        for python in ("3.11.0", "3.12.0")
+        if python not in SpecifierSet(specifier)
+    ]
+    assert refused == []
 
 
 @in_own_environment
