@@ -74,6 +74,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos(tmp_path / "pets")
+    monkeypatch.setenv("TERM", "xterm")  # a "dumb" one, as of a cron job, gets no bar
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, width=100)
     monkeypatch.setattr("rich.console.Console", lambda **_: terminal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -118,7 +119,8 @@ def test_model_data_and_loss_of_a_plugin_make_a_trial(tmp_path: Path) -> None:
     assert sweep.store.epochs()["part/kd_squared"].to_list()[0] > 0
 
 
-def test_a_data_set_is_decoded_anew_when_its_code_has_changed(tmp_path: Path) -> None:
+def test_a_data_set_is_decoded_anew_when_its_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # as at home: stale bytecode would run the code of before
     given(tmp_path, HALVES, data="halves")
     first = loaded(tmp_path).config.fingerprints
     plugins.forget()
