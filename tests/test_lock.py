@@ -94,7 +94,7 @@ def test_it_holds_what_its_packages_need(locked: dict[str, str]) -> None:
 @in_own_environment
 def test_every_python_that_raybench_allows_can_install_it(locked: dict[str, str]) -> None:
     # The first release of each, not only the one at hand: a Linux distribution's own is often early (Debian: 3.11.2).
-    asked = {name: metadata.metadata(name).get("Requires-Python") or "" for name in locked}
+    asked = {name: metadata.metadata(name)["Requires-Python"] or "" for name in locked}
     refused = [
         f"{name} needs Python {specifier}: {python} is refused"
         for name, specifier in asked.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -72,6 +73,7 @@ def forgotten() -> Iterator[None]:
 def given(folder: Path, plugin: str, model: str = "resnet8", data: str = "digits") -> list[str]:
     """A sweep with a plugin: the arguments of its command."""
     (folder / "mine.py").write_text(plugin)
+    os.utime(folder / "mine.py", (1, 1))  # as if each edit fell into the same second
     (folder / "some.yaml").write_text(SWEEP.replace("MODEL", model).replace("DATA", data))
     options = ["--preset", "quick", "--results", str(folder / "results"), "--plugin", str(folder / "mine.py")]
     return [str(folder / "some.yaml"), *options]
