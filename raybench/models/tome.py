@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Protocol, TypeAlias
 
 import torch
@@ -41,8 +40,9 @@ def bipartite_soft_matching(
     merged, and several A tokens may join one B token. The class token (index 0) and the distillation token (index 1)
     take no part. `r` is clipped to (T - protected) // 2; at r <= 0 both functions return what they are given.
 
-    The merged sequence is: A tokens that stay, in their order, then B. A distillation token stays at index 1, so that
-    the next block and the heads find both tokens where they were.
+    The merged sequence is: A tokens that stay, then B. With a class token the former keep their order, so that it
+    stays first; without one they come in the order of falling similarity, as published results have it. A distillation
+    token stays at index 1, so that the next block and the heads find both tokens where they were.
     Source: section 3 of the paper, "Bipartite Soft Matching". No gradient passes through the choice of pairs.
     """
     return _match(metric, r, protected_a=int(class_token), protected_b=int(distill_token))
@@ -81,8 +81,9 @@ def merge_source(merge: Merge, x: Tensor, source: Tensor | None = None) -> Tenso
 def parse_r(depth: int, r: R) -> list[int]:
     """Tokens to merge in each of `depth` blocks.
 
-    An int is used in every block. A pair (r, inflection) falls or rises along a line from r * (1 - inflection) to
-    r * (1 + inflection), rounded down: inflection -1 merges early, 0 evenly, 1 late. A list has one number a block and
+    An int is used in every block. A pair (r, inflection) falls or rises along a line whose first number is
+    r * (1 - inflection), cut to a whole one, and whose mean is r, each cut to a whole number: inflection -1 merges
+    early, 0 evenly, 1 late. A list has one number a block and
     is filled up with zeros. Source: appendix of the paper on merging schedules; examples in the tests.
     Raises ConfigError for a longer list, for an inflection outside [-1, 1] and for what is none of the three.
     """
@@ -98,9 +99,10 @@ def parse_r(depth: int, r: R) -> list[int]:
             raise ConfigError([f"r = {r}: the inflection {inflection} must lie in [-1, 1]"])
         if depth == 1:
             return [number]
-        exact = Fraction(str(inflection))  # not the nearest binary number: rounding down would show it
-        slope = 2 * exact / (depth - 1)
-        return [math.floor(number * (1 - exact + slope * block)) for block in range(depth)]
+        first = int(number * (1.0 - inflection))
+        last = 2 * number - first
+        step = (last - first) / (depth - 1)
+        return [int(first + step * block) for block in range(depth)]
     raise ConfigError(
         [f"r = {r!r} must be a whole number, a pair (r, inflection) such as (8, -1), or a list such as [10, 5]"]
     )
@@ -135,7 +137,7 @@ class _Matching:
     """Rows of A that stay and that leave, and where to."""
 
     stay: Tensor
-    """(B, A - r), ascending."""
+    """(B, A - r); ascending where a class token is among them."""
     leave: Tensor
     """(B, r)."""
     goal: Tensor
@@ -188,7 +190,9 @@ def _match(metric: Tensor, r: int, *, protected_a: int, protected_b: int) -> tup
     # Stable, so that ties are the same pairs in each run.
     order = scores.amax(dim=-1).argsort(dim=-1, descending=True, stable=True)
     leave = order[:, :r]
-    stay = order[:, r:].sort(dim=-1).values
+    stay = order[:, r:]
+    if protected_a:
+        stay = stay.sort(dim=-1).values
     matching = _Matching(stay, leave, goal.gather(1, leave), tokens, protected_b)
     return matching.merge, matching.unmerge
 

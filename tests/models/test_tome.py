@@ -51,7 +51,9 @@ def groups_by_loops(metric: Tensor, r: int, protected: set[int]) -> list[list[in
     if not goes_to:
         return [[token] for token in range(len(rows))]
     joined = {b: [b, *(a for a in even if goes_to.get(a) == b)] for b in odd}
-    order = [a for a in even if a not in goes_to] + odd
+    # The most similar first, unless a class token is among them.
+    staying = [a for a in even if a not in goes_to] if 0 in protected else [a for _, a, _ in pairs if a not in goes_to]
+    order = staying + odd
     for place in sorted(protected):
         order.remove(place)
         order.insert(place, place)
@@ -137,11 +139,20 @@ def test_the_order_of_the_output() -> None:
     metric = normal(1, 10, 4)
     metric[0, 4] = metric[0, 7]  # cosine 1: the pair that merges
     labels = torch.arange(10.0)[None, :, None]
+    # Without a class token the staying A tokens come most similar first: the next block's halves depend on it.
+    unit = torch.nn.functional.normalize(metric[0], dim=-1)
+
+    def falling(partners: list[int]) -> list[int]:
+        return sorted((0, 2, 6, 8), key=lambda a: -float((unit[a] @ unit[partners].mT).max()))
+
+    free = falling([1, 3, 5, 7, 9])
+    assert free != [0, 2, 6, 8]
+    first, *rest = falling([3, 5, 7, 9])
     orders = [
-        ((False, False), [0, 2, 6, 8, 1, 3, 5, 7, 9]),
+        ((False, False), [*free, 1, 3, 5, 7, 9]),
         ((True, False), [0, 2, 6, 8, 1, 3, 5, 7, 9]),
         ((True, True), [0, 1, 2, 6, 8, 3, 5, 7, 9]),
-        ((False, True), [0, 1, 2, 6, 8, 3, 5, 7, 9]),
+        ((False, True), [first, 1, *rest, 3, 5, 7, 9]),
     ]
     for (class_token, distill_token), wanted in orders:
         merge, _ = bipartite_soft_matching(metric, 1, class_token, distill_token)
@@ -273,8 +284,20 @@ def test_schedules(r: R, wanted: list[int]) -> None:
     assert parse_r(12, r) == wanted
 
 
-def test_a_schedule_rounds_exact_numbers_down() -> None:
-    assert parse_r(3, (10, 0.1)) == [9, 10, 11]  # 10 * (1 - 0.1) is 9, not 8.99…
+# The first number is cut, and the line runs through the mean r from there.
+@pytest.mark.parametrize(
+    ("depth", "r", "wanted"),
+    [
+        (12, (13, -0.5), [19, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7]),  # from 19.5: 19 to 2 * 13 - 19 = 7
+        (12, (8, 0.9), [0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16]),  # from 0.8: 0 to 16
+        (3, (10, 0.1), [9, 10, 11]),
+    ],
+)
+def test_a_schedule_keeps_the_mean(depth: int, r: R, wanted: list[int]) -> None:
+    assert parse_r(depth, r) == wanted
+
+
+def test_schedules_of_one_block_and_of_a_list() -> None:
     assert parse_r(1, (8, -1)) == [8]
     given = [1, 2]
     assert parse_r(3, given) == [1, 2, 0]

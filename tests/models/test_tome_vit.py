@@ -99,9 +99,10 @@ def merged_by_loops(model: Any, images: Tensor, rs: list[int], proportional: boo
                 best = max((similarity[a][b], b) for b in range(1, len(x), 2) if b >= prefix)
                 if a >= prefix:
                     pairs.append((best[0], a, best[1]))
-            pairs = sorted(pairs, reverse=True)[: min(r, (len(x) - prefix) // 2)]
-            goes_to = {a: b for _, a, b in pairs}
-            order = [*range(prefix), *(a for a in range(0, len(x), 2) if a >= prefix and a not in goes_to)]
+            pairs.sort(reverse=True)
+            goes_to = {a: b for _, a, b in pairs[: min(r, (len(x) - prefix) // 2)]}
+            staying = [a for _, a, _ in pairs if a not in goes_to]  # most similar first, but where prefix tokens are
+            order = [*range(prefix), *(sorted(staying) if prefix else staying)]
             order += [b for b in range(1, len(x), 2) if b >= prefix]
             rows, found = [], []
             for token in order if goes_to else range(len(x)):
