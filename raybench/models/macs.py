@@ -66,6 +66,9 @@ def measure(module: nn.Module, *example: Any) -> Macs:
     twin = copy.deepcopy(module, shared).eval()
     weights = [*twin.parameters(), *twin.buffers()]
     head = [parameter for part in head_modules(twin) for parameter in part.parameters()]
+    for part in twin.modules():
+        if hasattr(part, "fused_attn"):  # timm's; fused, merged tokens' sizes travel in a channel that is no work
+            part.fused_attn = False
     counter = _Counter(weights, head)
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole encoder layer, with no products to see

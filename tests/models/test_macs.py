@@ -20,7 +20,7 @@ from raybench.models.vit_small import vit
 torch.set_num_threads(1)
 
 
-def whole(name: str, size: int, classes: int = 10, **options: bool) -> nn.Module:
+def whole(name: str, size: int, classes: int = 10, **options: int) -> nn.Module:
     """A model of the papers, without memory."""
     config = ModelConfig(name=name, image_size=size, options={**options})
     half = (0.5,) * 3
@@ -121,14 +121,15 @@ def test_fused_and_plain_attention_cost_the_same(name: str, device: str) -> None
     assert found[0].attention > 0
 
 
-def test_fused_and_plain_attention_of_timm_cost_the_same() -> None:
+@pytest.mark.parametrize("options", [{}, {"tome_r": 13}])  # merged tokens' sizes are one more channel when fused
+def test_fused_and_plain_attention_of_timm_cost_the_same(options: dict[str, int]) -> None:
     from timm.layers.config import set_fused_attn, use_fused_attn
 
     assert use_fused_attn()
-    fused = count_macs(whole("vit_base_patch16_224", 256), 3, 256)
+    fused = count_macs(whole("vit_base_patch16_224", 256, **options), 3, 256)
     set_fused_attn(False)
     try:
-        plain = count_macs(whole("vit_base_patch16_224", 256), 3, 256)
+        plain = count_macs(whole("vit_base_patch16_224", 256, **options), 3, 256)
     finally:
         set_fused_attn(True)
     assert fused == plain
