@@ -52,9 +52,12 @@ def build(
     """Build a model; deterministic under `torch.manual_seed`.
 
     `image_size` (px), `mean` and `std` are the data set's. Pretrained weights bring their own mean and std and, for
-    timm, their input size, and some of our own models take the input in [0, 1] as it is; what the configuration states
-    comes before all of them. Raises ConfigError for an unknown name or options that do not fit, and WeightsError for
-    weights that are absent, refused or do not fit.
+    timm, their input size; a file of timm weights that does not say with which mean and std it was trained has those
+    that timm publishes for the name. Some of our own models take the input in [0, 1] as it is. What the configuration
+    states comes before all of them.
+
+    Raises ConfigError for an unknown name or options that do not fit, and WeightsError for weights that are absent,
+    refused or do not fit.
     """
     _known(config)
     if config.name in registry.text():
@@ -88,14 +91,14 @@ def build(
             in_channels=in_channels,
             image_size=size,
             pretrained=pretrained,
+            weights_root=weights_root,
         )
         if path is not None:
             timm_models.load(module, weights.read_state_dict(path), model=config.name, source=str(path))
-            mean, std = weights.read_normalisation(path) or (mean, std)
         module = tome_vit.apply_option(config.name, module, tome_r)
-        if pretrained:
+        if config.weights != "none":
             cfg = timm_models.pretrained_cfg(config.name)
-            mean, std = cfg.mean, cfg.std
+            mean, std = (path and weights.read_normalisation(path)) or (cfg.mean, cfg.std)
     return BuiltModel(
         module=module,
         mean=_per_channel(config, "mean", config.mean or mean, in_channels),
@@ -135,7 +138,7 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
     if config.name in registry.names():
         weights.check_published_hash(_own_file(config, weights_root))
     elif config.weights == "pretrained":
-        timm_models.available(config.name)
+        timm_models.available(config.name, weights_root)
     else:
         weights.check_published_hash(weights.find_file(config.weights, weights_root))
 

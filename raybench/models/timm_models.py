@@ -18,7 +18,8 @@ from raybench.errors import ConfigError, WeightsError
 from raybench.models import weights
 
 NETWORK_TIMEOUT_S = 3.0
-HOW_TO_PROVIDE = "Fetch them once where there is a network, or name a local file in the sweep (weights: PATH)"
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+"""Of a weight file in a folder of the user's, in the order in which they are looked for."""
 
 
 def exists(name: str) -> bool:
@@ -66,12 +67,20 @@ def input_size(name: str, options: dict[str, Any], *, wanted: int | None, defaul
 
 
 def build(
-    name: str, options: dict[str, Any], *, num_classes: int, in_channels: int, image_size: int, pretrained: bool
+    name: str,
+    options: dict[str, Any],
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    pretrained: bool,
+    weights_root: Path | None = None,
 ) -> nn.Module:
     """A timm model with a head for `num_classes`; `image_size` is that of `input_size`.
 
-    `pretrained` weights are read from the local cache without asking the network, else fetched. Raises ConfigError for
-    options the model does not take and WeightsError where the weights cannot be had.
+    `pretrained` weights are read from a file of that name in the weights' folders (`local_file`) or from the local
+    cache without asking the network, else fetched. Raises ConfigError for options the model does not take and
+    WeightsError where the weights cannot be had.
     """
     import timm
 
@@ -81,9 +90,9 @@ def build(
         options["img_size"] = image_size
     overlay = None
     if pretrained:
-        available(name)
-        if (cached := cached_file(cfg)) is not None:
-            overlay = {"state_dict": weights.read_state_dict(cached)}
+        available(name, weights_root)
+        if (here := local_file(name, weights_root) or cached_file(cfg)) is not None:
+            overlay = {"state_dict": weights.read_state_dict(here)}
     try:
         module: nn.Module = timm.create_model(
             name,
@@ -98,7 +107,9 @@ def build(
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise WeightsError(f"pretrained weights of {name} cannot be loaded ({error}). {HOW_TO_PROVIDE}") from error
+        raise WeightsError(
+            f"pretrained weights of {name} cannot be loaded ({error}). {_where_to_put(name, weights_root)}"
+        ) from error
     if overlay is not None:
         module.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator,union-attr]  # a second copy of the model
     return module
@@ -137,6 +148,20 @@ def fitting(module: nn.Module, state: dict[str, Tensor], *, model: str, source: 
     return state
 
 
+def local_file(name: str, weights_root: Path | None) -> Path | None:
+    """The file of the weights published for a name that somebody put into one of the weights' folders; None for none.
+
+    It is called as the model is, `NAME.TAG.safetensors` or with another of `SUFFIXES`; the tag may be left out where
+    the name leaves it out.
+    """
+    for folder in weights.search_folders(weights_root):
+        for stem in _stems(name):
+            for suffix in SUFFIXES:
+                if (path := folder / f"{stem}{suffix}").is_file():
+                    return path
+    return None
+
+
 def cached_file(cfg: Any) -> Path | None:
     """The weight file of a pretrained configuration where an earlier run left it; None where there is none.
 
@@ -159,10 +184,13 @@ def cached_file(cfg: Any) -> Path | None:
     return path if path.is_file() else None
 
 
-def available(name: str) -> None:
+def available(name: str, weights_root: Path | None = None) -> None:
     """Raise WeightsError, within seconds, where the published weights of a name are neither here nor to be fetched."""
     import huggingface_hub
 
+    if (here := local_file(name, weights_root)) is not None:
+        weights.check_published_hash(here)
+        return
     cfg = pretrained_cfg(name)
     if not (cfg.url or cfg.hf_hub_id):
         arch = name.partition(".")[0]
@@ -187,7 +215,7 @@ def available(name: str) -> None:
     if fault is not None:
         raise WeightsError(
             f"pretrained weights of {name} are not here and cannot be fetched: not in {place}, and "
-            f"{urlsplit(url).netloc} does not give them ({fault}). {HOW_TO_PROVIDE}"
+            f"{urlsplit(url).netloc} does not give them ({fault}). {_where_to_put(name, weights_root)}"
         )
 
 
@@ -210,6 +238,24 @@ def unreachable(url: str, timeout_s: float = NETWORK_TIMEOUT_S) -> str | None:
     thread.start()
     thread.join(timeout_s)
     return answer[0] if answer else f"no answer in {timeout_s:g} s"
+
+
+def _where_to_put(name: str, weights_root: Path | None) -> str:
+    """What a person does who has no network here: which file it is, and where it goes under which name."""
+    cfg = pretrained_cfg(name)
+    file = f"{_hub_files(cfg)[0]} of {cfg.hf_hub_id}" if cfg.hf_hub_id else Path(urlsplit(cfg.url or "").path).name
+    folders = " or ".join(str(folder) for folder in weights.search_folders(weights_root))
+    suffix = Path(file.partition(" of ")[0]).suffix or SUFFIXES[0]
+    return (
+        f"Fetch them once where there is a network ({file}) and put them into {folders} as {_stems(name)[0]}{suffix}, "
+        "or name a local file in the sweep (weights: PATH)"
+    )
+
+
+def _stems(name: str) -> tuple[str, ...]:
+    cfg = pretrained_cfg(name)
+    whole = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else name
+    return (whole,) if whole == name else (whole, name)
 
 
 def _hub_files(cfg: Any) -> tuple[str, ...]:

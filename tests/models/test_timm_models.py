@@ -15,6 +15,7 @@ from torch import nn
 from raybench import models
 from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, WeightsError
+from raybench.models import timm_models
 from raybench.models.builder import BuiltModel
 
 torch.set_num_threads(1)
@@ -155,6 +156,8 @@ def test_absent_weights_without_a_network(hub: Path) -> None:
         text = str(caught.value)
         assert "pretrained weights of test_resnet.r160_in1k are not here and cannot be fetched" in text
         assert f"the Hugging Face cache ({hub}) for timm/test_resnet.r160_in1k" in text
+        assert "(model.safetensors of timm/test_resnet.r160_in1k)" in text
+        assert "put them into data or data/weights as test_resnet.r160_in1k.safetensors" in text
         assert "weights: PATH" in text
         assert "127.0.0.1" in text
         assert "refused" in text
@@ -186,6 +189,44 @@ def test_cached_weights_need_no_network(hub: Path) -> None:
     grey = built(PRETRAINED, in_channels=1)
     assert (grey.mean, grey.std) == ((0.5,), (0.5,))
     assert grey.module(torch.randn(1, 1, 160, 160)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("file", ["test_resnet.r160_in1k.safetensors", "weights/test_resnet.r160_in1k.pth"])
+def test_published_weights_in_a_folder_of_the_users_need_no_network(hub: Path, tmp_path: Path, file: str) -> None:
+    assert not list(hub.iterdir())
+    trained = built(ModelConfig(name="test_resnet"), num_classes=1000).module.state_dict()
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    (save_file if path.suffix == ".safetensors" else torch.save)(trained, path)
+    for name in ("test_resnet.r160_in1k", "test_resnet"):  # the tag that timm takes where none is named
+        config = ModelConfig(name=name, weights="pretrained")
+        models.weights_available(config, tmp_path)
+        torch.manual_seed(0)
+        own = (0.4,) * 3
+        model = models.build(
+            config, num_classes=10, in_channels=3, image_size=32, mean=own, std=own, weights_root=tmp_path
+        )
+        assert (model.mean, model.std, model.image_size) == ((0.5,) * 3, (0.5,) * 3, 160)
+        assert torch.equal(model.module.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
+def test_a_file_of_another_tag_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "resnet18.safetensors").touch()  # may be of any tag
+    (tmp_path / "resnet18.tv_in1k.safetensors").touch()
+    for name, found in (("resnet18", "resnet18.safetensors"), ("resnet18.a1_in1k", None)):
+        assert timm_models.local_file(name, tmp_path) == (found and tmp_path / found)
+
+
+def test_a_file_named_by_its_path_is_normalised_as_it_was_trained(tmp_path: Path) -> None:
+    trained = built(ModelConfig(name="test_resnet"), num_classes=10).module.state_dict()
+    save_file(trained, tmp_path / "published.safetensors")  # says nothing of it, as timm's files
+    save_file(trained, tmp_path / "own.safetensors", {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 2, 3]"})
+    published = built(ModelConfig(name="test_resnet", weights=str(tmp_path / "published.safetensors")))
+    assert (published.mean, published.std) == ((0.5,) * 3, (0.5,) * 3)  # those that timm publishes for the name
+    own = built(ModelConfig(name="test_resnet", weights=str(tmp_path / "own.safetensors")))
+    assert (own.mean, own.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    stated = ModelConfig(name="test_resnet", weights=str(tmp_path / "published.safetensors"), mean=MEAN, std=MEAN)
+    assert (built(stated).mean, built(stated).std) == (MEAN, MEAN)
 
 
 def test_a_model_without_published_weights() -> None:
