@@ -26,8 +26,8 @@ LABEL_COLUMNS = ("label", "fine_label")
 OTHER_COLUMNS = ("label_name", "official_split", "official_index")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, zlib.error)
-MAX_CORRUPT = 0.01
-"""Part of a file's images that may be corrupt and are then left out; a file with more of them is damaged or another."""
+FEW = 5
+"""Corrupt images that are left out even where they are more than 1 %."""
 LISTED = 5
 
 logger = logging.getLogger(__name__)
@@ -48,12 +48,20 @@ class ImageTable:
     """Rows left out."""
 
 
+def tolerated(count: int) -> int:
+    """How many of `count` images may be corrupt and are then left out; with more of them the data are damaged.
+
+    1 %, or a few of a small set as long as three quarters are left.
+    """
+    return max(count // 100, min(FEW, count // 4))
+
+
 class CorruptError(Exception):
     """One image cannot be decoded. Caught here or by `photos`: never shown as it is."""
 
 
 def read(path: Path, shape: tuple[int, int, int], classes: Sequence[str]) -> ImageTable:
-    """Read and decode a file; its corrupt images, at most `MAX_CORRUPT` of them, are left out, counted and logged.
+    """Read and decode a file; its corrupt images, as many as are `tolerated`, are left out, counted and logged.
 
     shape: (channels, height, width) that every image must have once it is RGB (3 channels) or grey (1).
 
@@ -91,7 +99,7 @@ def _images(
             images[row] = _decode(content, shape, f"{path}, row {row}")
         except CorruptError as error:
             corrupt[row] = str(error)
-            if len(corrupt) > MAX_CORRUPT * len(encoded):
+            if len(corrupt) > tolerated(len(encoded)):
                 raise DataError(_too_many(path, corrupt, row + 1, len(encoded))) from error
     if corrupt:
         logger.warning(
@@ -107,7 +115,7 @@ def _too_many(path: Path, corrupt: dict[int, str], looked_at: int, rows: int) ->
         return f"{path}, row {row}: {why}; copy or download the file again"
     return (
         f"{path}: {len(corrupt)} of the first {looked_at} images are corrupt ({_rows(corrupt)}; row {row}: {why}); at "
-        f"most {MAX_CORRUPT:.0%} of its {rows} images may be, which are then left out. Copy or download the file again"
+        f"most {tolerated(rows)} of its {rows} images may be, which are then left out. Copy or download the file again"
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from raybench.data.encoded import LISTED, MAX_CORRUPT, UNDECODABLE, CorruptError, check_png, converted
+from raybench.data.encoded import LISTED, UNDECODABLE, CorruptError, check_png, converted, tolerated
 from raybench.data.progress import tell
 from raybench.data.source import Decoded, Images, Labels
 from raybench.errors import DataError
@@ -66,8 +66,8 @@ class _Written:
 def decode(parts: tuple[Part, Part], classes: tuple[str, ...], side: int, variant: str, folder: Path) -> Decoded:
     """Decode the train and the test part into `<part>_images.npy` in `folder`, and map them from there.
 
-    Corrupt photos, at most `MAX_CORRUPT` of a part, are left out, logged and counted in the variant. Mean and standard
-    deviation of each channel are those of the training squares, to four decimals.
+    Corrupt photos, as many of a part as are `tolerated`, are left out, logged and counted in the variant. Mean and
+    standard deviation of each channel are those of the training squares, to four decimals.
 
     Raises DataError that names the photos when more are corrupt, and for a class of which no photo is left.
     """
@@ -120,7 +120,7 @@ def _write(part: Part, side: int, path: Path) -> _Written:
             squares = [_keep(written, *each) for each in pool.map(lambda photo: _attempt(photo, side), chunk)]
             seen += len(chunk)
             tell(f"decoding the {part.name} part", seen, part.count)
-            if len(written.corrupt) > MAX_CORRUPT * part.count:
+            if len(written.corrupt) > tolerated(part.count):
                 raise DataError(_too_many(part, written.corrupt, seen))
             if kept := [square for square in squares if square is not None]:
                 pixels = np.stack(kept)  # (n, 3, side, side)
@@ -174,8 +174,9 @@ def _too_many(part: Part, corrupt: dict[str, str], seen: int) -> str:
     if len(corrupt) == 1:  # as many as a small data set may have
         return f"{where}: {why}; copy or download it again, or remove it"
     return (
-        f"{part.place}: {len(corrupt)} of the first {seen} images are corrupt ({_listed(corrupt)}; {where}: {why}); at "
-        f"most {MAX_CORRUPT:.0%} of its {part.count} images may be, which are then left out. Copy or download it again"
+        f"{part.place}: {len(corrupt)} of the first {seen} images are corrupt ({_listed(corrupt)}; {where}: {why}); "
+        f"at most {tolerated(part.count)} of its {part.count} images may be, which are then left out. "
+        "Copy or download it again"
     )
 
 

@@ -57,7 +57,11 @@ def test_few_corrupt_images_are_told_in_the_plan_and_in_the_row(settled: Settled
 @pytest.mark.parametrize(
     ("corrupt", "without", "said"),
     [
-        (5, None, "cifar10_train.parquet: 5 of the first 5 images are corrupt (rows 0, 1, 2, 3, 4; row 0: the image"),
+        (
+            6,
+            None,
+            "cifar10_train.parquet: 6 of the first 6 images are corrupt (rows 0, 1, 2, 3, 4 and 1 more; row 0",
+        ),
         (0, 3, "cifar10_train.parquet: no image of class 3 (cat); each of the 10 classes must have one"),
     ],
 )

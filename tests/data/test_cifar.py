@@ -125,8 +125,8 @@ def test_images_left_out_are_counted_in_the_variant(tmp_path: Path) -> None:
     assert whole.variant == "subset of official"
     assert whole.fingerprint != data.fingerprint  # trials on the one are not trials on the other
     (tmp_path / "worse").mkdir()
-    write_parquet(tmp_path / "worse", "cifar10", corrupt=2)
-    with pytest.raises(DataError, match=r"cifar10_train\.parquet: 2 of the first 2 images are corrupt \(rows 0, 1;"):
+    write_parquet(tmp_path / "worse", "cifar10", corrupt=6)
+    with pytest.raises(DataError, match=r"cifar10_train\.parquet: 6 of the first 6 images are corrupt \(rows 0, 1, 2"):
         load("cifar10", tmp_path / "worse", download=False)
 
 
