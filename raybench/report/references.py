@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from raybench.config.trial import ModelConfig
 from raybench.report.comparison import CellResult
 from raybench.report.statistics import binomial_interval
 from raybench.results.published import PublishedRow
@@ -26,7 +27,7 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     images = f"all but {trial.dataset.val_size:,} held out for validation" if size == "all" else size
     pairs: list[tuple[str, object, object]] = [
         ("data set", trial.dataset.name, theirs.dataset),
-        ("model", trial.model.name, row.model_name),
+        ("model", *_models(trial.model, row)),
         ("train images", images, theirs.train_size),
         ("epochs", trial.schedule.epochs, theirs.epochs),
         ("teacher", teacher.name if teacher else "none", row.teacher or "none"),
@@ -47,6 +48,13 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     if result.presets != ("paper",):
         found.append(f"preset {'/'.join(result.presets) or 'unknown'}, not paper")
     return tuple(found)
+
+
+def _models(ours: ModelConfig, row: PublishedRow) -> tuple[str, str | None]:
+    """Both names; without a tag where neither has weights, since a tag names weights and no architecture."""
+    if ours.weights != "none" or row.setting.pretrained is not False or row.model_name is None:
+        return ours.name, row.model_name
+    return ours.name.partition(".")[0], row.model_name.partition(".")[0]
 
 
 def _weights(pretrained: bool) -> str:

@@ -75,3 +75,20 @@ def test_views_are_named_where_they_are_fewer_than_augmentation_allows(
     changed = replace(alone, selected=(trial.model_copy(update={"dataset": dataset}),))
     found = differing(published("deit_reverse")[0], changed)
     assert any(what.startswith("views") for what in found) == named
+
+
+def test_from_scratch_a_tag_is_no_other_model() -> None:
+    plan = make_plan(load_sweep("tinyvit_resnet", "paper"))
+    by_weights = {}
+    for cell in plan.cells:
+        trial = next(trial for setting in cell.settings for trial in setting.trials)
+        if trial.model.name.startswith("tiny_vit"):
+            rows = [{"trial_id": trial.trial_id, "status": "complete", "eval_top1": 88.0, "test_top1": 88.0}]
+            (by_weights[trial.model.weights],) = compare([cell], pl.DataFrame(rows))
+    theirs = [row for row in published("tinyvit_resnet") if row.model == "TinyViT-5M"]
+    assert {row.setting.pretrained for row in theirs} == {True, False}
+    for row in theirs:
+        for weights, result in by_weights.items():
+            named = [line for line in differing(row, result) if line.startswith("model ")]
+            # The source's two rows name one architecture; with weights the tag says which.
+            assert bool(named) == (weights == "pretrained" and row.setting.pretrained is False), (weights, named)
