@@ -51,9 +51,10 @@ def _columns(entries: Sequence[dict[str, Any]]) -> list[Column]:
     def numbers(title: str, texts: Callable[[dict[str, Any]], str]) -> Column:
         return Column(title, tuple(texts(entry) for entry in entries), right=True)
 
+    samples = _samples(entries)
     columns = [
         Column("model", tuple(entry["model"] for entry in entries)),
-        numbers("px", lambda entry: str(entry["image_size"])),
+        numbers("px", lambda entry: str(entry.get("image_size", "–"))),
         numbers("parameters", lambda entry: quantity(entry["param_count"])),
         numbers("without\nhead", lambda entry: quantity(entry["param_count_no_head"])),
     ]
@@ -65,11 +66,17 @@ def _columns(entries: Sequence[dict[str, Any]]) -> list[Column]:
     ]
     if any("repeats" in entry for entry in entries):
         columns += [
-            numbers("training\nimages/s", lambda entry: _rate(entry, "train")),
-            numbers("classifying\nimages/s", lambda entry: _rate(entry, "infer")),
+            numbers(f"training\n{samples}/s", lambda entry: _rate(entry, "train")),
+            numbers(f"answering\n{samples}/s", lambda entry: _rate(entry, "infer")),
             numbers("memory\nMiB", _memory),
         ]
     return columns
+
+
+def _samples(entries: Sequence[dict[str, Any]]) -> str:
+    """What the models are fed with, in the plural."""
+    sentences = ["length" in entry for entry in entries]
+    return "pairs" if all(sentences) else "samples" if any(sentences) else "images"
 
 
 def _rate(entry: dict[str, Any], what: str) -> str:
@@ -91,9 +98,16 @@ def _notes(entries: Sequence[dict[str, Any]]) -> list[str]:
     notes = []
     if options := first["options"]:
         notes.append(f"options: {' '.join(f'{key}={value}' for key, value in options.items())}")
+    if classes := {entry["num_classes"] for entry in entries if "num_classes" in entry}:
+        notes.append(f"{classes.pop()} classes")
+    for entry in entries:
+        if "length" in entry:
+            words = f"{entry['source_vocabulary']:,} words read and {entry['target_vocabulary']:,} written"
+            notes.append(f"{entry['model']}: {words}, {entry['length']} tokens a sentence")
+    sample = {"pairs": "one pair of sentences", "samples": "one image or pair of sentences"}
     notes.append(
-        f"{first['num_classes']} classes. MACs: multiply-adds of one image, the head left out; without products: those "
-        "of attention (queries with keys, weights with values) left out too"
+        f"MACs: multiply-adds of {sample.get(_samples(entries), 'one image')}, the head left out; without products: "
+        "those of attention (queries with keys, weights with values) left out too"
     )
     if "repeats" in first:
         hardware = first["hardware"]

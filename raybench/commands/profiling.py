@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,17 @@ import yaml
 from raybench.config.document import parse, problem_of
 from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, RaybenchError
-from raybench.models import build, names
+from raybench.models import names
 from raybench.models.builder import meant_size
 from raybench.models.counts import Counts, count
 from raybench.results.manifest import environment
 from raybench.training.device import choose_device
 from raybench.training.footprint import ON_GPU, RESIDENT, footprint
-from raybench.training.speed import HALF, IN_CHANNELS, Load, Rate, compare_speeds
+from raybench.training.speed import Load, Rate, compare_speeds
+
+SENTENCES = {"source_vocabulary": 8317, "target_vocabulary": 6384, "length": 72}
+"""Words and tokens of the sentences a text model is fed with: those of the published run on Multi30k. Options change
+them."""
 
 Entry = dict[str, Any]
 """What is known of one model, under the names of the JSON output; `error` only where it could not be measured."""
@@ -100,36 +104,48 @@ def _numbers(values: list[Any]) -> bool:
 
 
 def _counted(config: ModelConfig, request: Request) -> tuple[Load, Counts]:
-    torch.manual_seed(0)
-    # Without memory for what may be large; what our own freeze is made on the CPU.
-    with torch.device("cpu" if config.name in names() else "meta"):
-        built = build(
-            config,
-            num_classes=request.num_classes,
-            in_channels=IN_CHANNELS,
-            image_size=meant_size(config.name),
-            mean=HALF,
-            std=HALF,
-        )
+    config, sentences = _sentences(config)
     load = Load(
         model=config,
         num_classes=request.num_classes,
-        image_size=built.image_size,
+        image_size=meant_size(config.name),
         batch_size=request.batch_size,
         precision=request.precision,
         threads=request.threads or torch.get_num_threads(),
+        sentences=sentences,
     )
-    return load, count(built.module, IN_CHANNELS, built.image_size)
+    torch.manual_seed(0)
+    # Without memory for what may be large; what our own freeze is made on the CPU.
+    with torch.device("cpu" if config.name in names() else "meta"):
+        module, image_size = load.build()
+        load = replace(load, image_size=image_size)
+        counts = count(module, *load.example(1))
+    return load, counts
+
+
+def _sentences(config: ModelConfig) -> tuple[ModelConfig, tuple[int, int, int] | None]:
+    """The configuration without what its data set would decide, and that: vocabularies and tokens of a text model."""
+    if config.name not in names("text"):
+        return config, None
+    options = dict(config.options)
+    sizes = [options.pop(key, default) for key, default in SENTENCES.items()]
+    if faults := [
+        f"model {config.name}: {key} = {size!r} must be a whole number >= 4"
+        for key, size in zip(SENTENCES, sizes, strict=True)
+        if type(size) is not int or size < 4
+    ]:
+        raise ConfigError(faults)
+    return config.model_copy(update={"options": options, "image_size": None}), tuple(sizes)  # type: ignore[return-value]
 
 
 def _entry(request: Request, load: Load, counts: Counts) -> Entry:
     env = environment()
     device = choose_device(load.precision, gpu=1.0)
+    image = {"image_size": load.image_size, "num_classes": load.num_classes}
     return {
         "model": load.model.name,
         "options": load.model.options,
-        "image_size": load.image_size,
-        "num_classes": load.num_classes,
+        **(image if load.sentences is None else dict(zip(SENTENCES, load.sentences, strict=True))),
         **asdict(counts),
         "batch_size": load.batch_size,
         "precision": device.precision,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from raybench.models.builder import count_parameters, head_parameters
-from raybench.models.macs import count_macs
+from raybench.models.macs import measure
 
 
 @dataclass(frozen=True)
@@ -20,21 +20,23 @@ class Counts:
     param_count_trainable: int
     """Those that are not frozen, the head included."""
     macs: int
-    """Multiply-adds of one image, products of attention counted, the head left out (`macs.py` has the convention)."""
+    """Multiply-adds of one image, or of one pair of sentences, products of attention counted, the head left out
+    (`macs.py` has the convention)."""
     macs_without_attention_products: int
 
 
-def count(module: nn.Module, in_channels: int, image_size: int) -> Counts:
-    """Count a model fed with square images of `image_size` pixels; on the meta device too, where nothing is computed.
+def count(module: nn.Module, *example: Tensor) -> Counts:
+    """Count a model fed with `example`, a batch of one; on the meta device too, where nothing is computed.
 
     Raises ConfigError for a model without a head.
     """
     everything = count_parameters(module)
     head = {id(parameter): parameter.numel() for parameter in head_parameters(module)}
+    macs = measure(module, *example)
     return Counts(
         param_count=everything,
         param_count_no_head=everything - sum(head.values()),
         param_count_trainable=sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
-        macs=count_macs(module, in_channels, image_size),
-        macs_without_attention_products=count_macs(module, in_channels, image_size, attention_products=False),
+        macs=macs.total(),
+        macs_without_attention_products=macs.total(attention_products=False),
     )

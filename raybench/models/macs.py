@@ -68,7 +68,7 @@ def measure(module: nn.Module, *example: Any) -> Macs:
     head = [parameter for part in head_modules(twin) for parameter in part.parameters()]
     for part in twin.modules():
         if hasattr(part, "fused_attn"):  # timm's; fused, merged tokens' sizes travel in a channel that is no work
-            part.fused_attn = False
+            part.fused_attn = False  # type: ignore[assignment]
     counter = _Counter(weights, head)
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole encoder layer, with no products to see

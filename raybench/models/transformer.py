@@ -191,6 +191,10 @@ class Transformer(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
+    def get_classifier(self) -> nn.Linear:
+        """The head: the layer that scores each word of the target vocabulary."""
+        return self.generator
+
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Ids (B, S) and (B, T) -> log-probabilities (B, T, target_vocabulary) of each next target token.
 

@@ -1,7 +1,8 @@
-"""How fast models train and classify, measured side by side on random images.
+"""How fast models train and classify, measured side by side on random images, or on random sentences.
 
-What is timed is the model's step on images that already lie on the device: no data set, no augmentation, no logging.
-A training step is forward, backward and a step of SGD with momentum; classifying is forward in evaluation mode.
+What is timed is the model's step on what already lies on the device: no data set, no augmentation, no logging.
+A training step is forward, backward and a step of SGD with momentum; classifying is forward in evaluation mode. A text
+model's sample is a pair of sentences, and each of its target tokens is a choice among its vocabulary.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from raybench.config.trial import ModelConfig
-from raybench.models import build
+from raybench.models import build, build_text
+from raybench.models.transformer import PADDING_ID
 from raybench.training.device import choose_device, out_of_memory, release_memory
 
 IN_CHANNELS = 3
@@ -41,11 +44,44 @@ class Load:
     precision: str
     """auto, amp, fp32, tf32, bf16 or fp16."""
     threads: int
+    sentences: tuple[int, int, int] | None = None
+    """Of a text model: words it reads, words it writes, and tokens a sentence; it has no classes and no image size."""
+
+    def build(self) -> tuple[nn.Module, int]:
+        """The model, deterministic under `torch.manual_seed`, and the side of the images it expects, in pixels.
+
+        Raises ConfigError where model or options do not fit.
+        """
+        if self.sentences is not None:
+            source, target, _ = self.sentences
+            return build_text(self.model, source_vocabulary=source, target_vocabulary=target), self.image_size
+        built = build(
+            self.model,
+            num_classes=self.num_classes,
+            in_channels=IN_CHANNELS,
+            image_size=self.image_size,
+            mean=HALF,
+            std=HALF,
+        )
+        return built.module, built.image_size
+
+    def example(self, batch_size: int) -> tuple[Tensor, ...]:
+        """What the model is fed: images (B, 3, image_size, image_size), or ids of source and target (B, tokens)."""
+        if self.sentences is None:
+            return (torch.randn(batch_size, IN_CHANNELS, self.image_size, self.image_size),)
+        *words, tokens = self.sentences
+        return tuple(torch.randint(PADDING_ID + 1, count, (batch_size, tokens)) for count in words)
+
+    def labels(self) -> Tensor:
+        """The right answers to a batch: classes (B,), or words (B, tokens)."""
+        if self.sentences is None:
+            return torch.randint(self.num_classes, (self.batch_size,))
+        return torch.randint(self.sentences[1], (self.batch_size, self.sentences[2]))
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Images a second: the median of the repeats, and the slowest and fastest of them."""
+    """Images, or pairs of sentences, a second: the median of the repeats, and the slowest and fastest of them."""
 
     median: float
     low: float
@@ -61,7 +97,7 @@ class Speed:
 
 
 class Workload:
-    """A model on the device, an optimizer, and one batch of random images."""
+    """A model on the device, an optimizer, and one random batch."""
 
     def __init__(self, load: Load) -> None:
         """Raises ConfigError for a model or options that do not fit; torch's errors where memory is lacking."""
@@ -69,20 +105,11 @@ class Workload:
         torch.manual_seed(0)
         self.device = choose_device(load.precision, gpu=1.0)
         self.device.set_products()
-        built = build(
-            load.model,
-            num_classes=load.num_classes,
-            in_channels=IN_CHANNELS,
-            image_size=load.image_size,
-            mean=HALF,
-            std=HALF,
-        )
-        self.batch_size = load.batch_size
         # As a trial does it (tasks.py): convolutions are faster in this layout, other layers do not mind.
-        self.module = built.module.to(self.device.device).to(memory_format=torch.channels_last)
-        images = torch.randn(load.batch_size, IN_CHANNELS, load.image_size, load.image_size)
-        self.images = images.to(self.device.device, memory_format=torch.channels_last)
-        self.labels = torch.randint(load.num_classes, (load.batch_size,)).to(self.device.device)
+        self.module = load.build()[0].to(self.device.device).to(memory_format=torch.channels_last)
+        self.batch_size = load.batch_size
+        self.example = tuple(self._placed(part) for part in load.example(load.batch_size))
+        self.labels = load.labels().to(self.device.device)
         trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trainable, lr=LEARNING_RATE, momentum=0.9)
         self.scaler = torch.amp.GradScaler(self.device.device.type, enabled=self.device.precision == "fp16")
@@ -91,7 +118,8 @@ class Workload:
         """One step of training."""
         self.module.train()
         with self.device.autocast():
-            loss = F.cross_entropy(self.module(self.images).float(), self.labels)
+            answers = self.module(*self.example).float()
+            loss = F.cross_entropy(answers.flatten(0, -2), self.labels.flatten())
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -103,7 +131,12 @@ class Workload:
         """One batch classified."""
         self.module.eval()
         with self.device.autocast():
-            self.module(self.images)
+            self.module(*self.example)
+
+    def _placed(self, part: Tensor) -> Tensor:
+        if part.ndim == 4:
+            return part.to(self.device.device, memory_format=torch.channels_last)
+        return part.to(self.device.device)
 
 
 class _Stopwatch:

@@ -20,7 +20,7 @@ from raybench.config.trial import ModelConfig
 from raybench.errors import ConfigError
 from raybench.models import build
 from raybench.models.builder import meant_size
-from raybench.models.counts import count
+from raybench.models.counts import Counts, count
 from raybench.training.footprint import RESIDENT, Footprint
 from raybench.training.speed import Load, Rate, Speed
 
@@ -105,9 +105,37 @@ def test_the_published_counts_of_ci2p_vit() -> None:
     assert dual["macs_without_attention_products"] == 6_441_525_248
 
 
-def test_a_model_of_sentences_is_told_apart_in_words() -> None:
-    with pytest.raises(ConfigError, match="multi30k_transformer translates sentences and cannot see images"):
-        profile(request("multi30k_transformer"), unheard)
+def test_a_model_of_sentences() -> None:
+    (entry,) = profile(request("multi30k_transformer"), unheard)
+    # Shared facts, section 5: 54,942,448 with vocabularies of 8,317 and 6,384 words.
+    assert (entry["param_count"], entry["source_vocabulary"], entry["target_vocabulary"]) == (54_942_448, 8317, 6384)
+    assert entry["param_count"] - entry["param_count_no_head"] == 512 * 6384 + 6384
+    assert "image_size" not in entry
+    # N = 6 of d = 512 and 2048 on T = 72 tokens: 4 products with weights a self-attention, 4 a cross-attention, 2 a
+    # feed-forward layer; 5 an element of each norm (2 an encoder layer, 3 a decoder layer, 1 a stack).
+    tokens, dim = 72, 512
+    weights = 6 * (4 + 8) * tokens * dim * dim + 12 * 2 * tokens * dim * 2048
+    norms = (6 * 2 + 6 * 3 + 2) * 5 * tokens * dim
+    assert entry["macs_without_attention_products"] == weights + norms
+    assert entry["macs"] == weights + norms + 18 * 2 * tokens * tokens * dim
+    (small,) = profile(
+        request("multi30k_transformer", options=("source_vocabulary=100", "length=10", "layers=1")), unheard
+    )
+    assert (small["options"], small["source_vocabulary"], small["length"]) == ({"layers": 1}, 100, 10)
+    printed = io.StringIO()
+    print_profiles([entry, *profile(request("resnet8"), unheard)], Console(file=printed))
+    assert "8,317 words read and 6,384 written, 72 tokens a sentence" in printed.getvalue()
+    with pytest.raises(ConfigError, match=r"length = 2 must be a whole number >= 4"):
+        profile(request("multi30k_transformer", options=("length=2",)), unheard)
+
+
+def test_a_model_of_sentences_is_measured() -> None:
+    options = ("layers=1", "d_model=8", "d_ff=8", "heads=2", "source_vocabulary=9", "target_vocabulary=7", "length=5")
+    (entry,) = profile(request("multi30k_transformer", options=options, timing=True), lambda _: None)
+    assert "error" not in entry
+    assert entry["train_samples_per_sec"] > 0
+    assert entry["infer_samples_per_sec"] > 0
+    assert entry["peak_memory"] > entry["memory_before_model"] > 0
 
 
 def test_products_of_attention_are_all_that_the_second_count_leaves_out() -> None:
@@ -118,13 +146,14 @@ def test_products_of_attention_are_all_that_the_second_count_leaves_out() -> Non
 
 
 def test_the_meta_device_counts_as_the_cpu_does() -> None:
-    def built(device: str) -> nn.Module:
+    def counted(device: str) -> Counts:
         half = (0.5,) * 3
         config = ModelConfig(name="test_vit")
         with torch.device(device):
-            return build(config, num_classes=10, in_channels=3, image_size=160, mean=half, std=half).module
+            module = build(config, num_classes=10, in_channels=3, image_size=160, mean=half, std=half).module
+            return count(module, torch.zeros(1, 3, 160, 160))
 
-    assert count(built("meta"), 3, 160) == count(built("cpu"), 3, 160)
+    assert counted("meta") == counted("cpu")
 
 
 def test_frozen_parameters_are_not_trainable() -> None:
@@ -139,7 +168,7 @@ def test_frozen_parameters_are_not_trainable() -> None:
             logits: torch.Tensor = self.head(self.middle(self.encoder(x)).mean(dim=(2, 3)))
             return logits
 
-    counts = count(Frozen(), 3, 8)
+    counts = count(Frozen(), torch.zeros(1, 3, 8, 8))
     assert (counts.param_count, counts.param_count_trainable, counts.param_count_no_head) == (16 + 25 + 12, 37, 41)
     assert counts.macs == 64 * (3 * 4 + 4 * 5)
 
