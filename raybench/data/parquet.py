@@ -1,7 +1,8 @@
 """Photos in Parquet files: encoded bytes, or the struct of the Hugging Face hub, with a label column.
 
 `path` is a file, a pattern of files, or a folder with `train-*.parquet` and `test-*.parquet` or `validation-*.parquet`
-as the hub keeps them. Where no test images are named or found, a fixed fifth of each class is the test set.
+as the hub keeps them. The images are in the column of a usual name, else in the only one of encoded bytes. Where no
+test images are named or found, a fixed fifth of each class is the test set.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def _read(files: tuple[Path, ...], label_column: str | None) -> Table:
         try:
             with pq.ParquetFile(path) as file:
                 present = file.schema_arrow.names
-                image = _first(present, IMAGE_COLUMNS, path, "image")
-                label = _first(present, (label_column,) if label_column else LABEL_COLUMNS, path, "label")
+                image = _image_column(file.schema_arrow, path)
+                label = _label_column(present, (label_column,) if label_column else LABEL_COLUMNS, path)
                 named = [label, *(["label_name"] if "label_name" in present and label != "label_name" else [])]
                 table = file.read(columns=named)
                 said = file.schema_arrow.metadata or {}
@@ -149,7 +150,10 @@ def _read(files: tuple[Path, ...], label_column: str | None) -> Table:
             raise DataError(f"{path} cannot be read as Parquet: {error}; copy or download the file again") from error
         column = table.column(label)
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if pa.types.is_boolean(kind):
+            column, kind = column.cast(pa.int8()), pa.int8()
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        if not (text or pa.types.is_integer(kind)):
             raise DataError(f"{path}: column {label} holds {column.type}; labels are whole numbers or text")
         labels += column.to_pylist()
         names = names or _hub_names(said.get(b"huggingface"), label)
@@ -160,12 +164,41 @@ def _read(files: tuple[Path, ...], label_column: str | None) -> Table:
     return Table(files, image, tuple(labels), names)
 
 
-def _first(present: list[str], wanted: tuple[str, ...], path: Path, what: str) -> str:
+def _image_column(schema: Any, path: Path) -> str:
+    """The column of photos: of a usual name, else the only one that holds encoded bytes."""
+    import pyarrow as pa
+
+    for name in IMAGE_COLUMNS:
+        if name in schema.names:
+            return name
+
+    def holds_bytes(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+    found = [field.name for field in schema if holds_bytes(field.type)]
+    if len(found) == 1:
+        return str(found[0])
+    raise DataError(
+        f"{path} has no column {' or '.join(IMAGE_COLUMNS)} for the image, and "
+        + (
+            f"{len(found)} columns of bytes ({', '.join(found)})"
+            if found
+            else "no column of encoded bytes, nor a struct"
+        )
+        + f" (there are {', '.join(schema.names)}); rename the column of the photos to image"
+    )
+
+
+def _label_column(present: list[str], wanted: tuple[str, ...], path: Path) -> str:
     for name in wanted:
         if name in present:
             return name
-    hint = f", or name the label column with dataset.label_column (there are {', '.join(present)})"
-    raise DataError(f"{path} has no column {' or '.join(wanted)} for the {what}{hint if what == 'label' else ''}")
+    raise DataError(
+        f"{path} has no column {' or '.join(wanted)} for the label, or name the label column with dataset.label_column "
+        f"(there are {', '.join(present)})"
+    )
 
 
 def _hub_names(metadata: bytes | None, label: str) -> tuple[str, ...] | None:

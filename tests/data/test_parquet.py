@@ -191,7 +191,7 @@ def test_files_that_are_not_there_or_no_tables(tmp_path: Path) -> None:
         opened(tmp_path, "text.parquet")
     with pytest.raises(DataError, match=r"train\.parquet is in dataset\.path and in dataset\.test_path"):
         opened(tmp_path, "train.parquet", test_path="t*.parquet")
-    pq.write_table(pa.table({"picture": [png(0)], "label": [0]}), tmp_path / "named.parquet")
+    pq.write_table(pa.table({"picture": ["0.png"], "label": [0]}), tmp_path / "named.parquet")
     with pytest.raises(DataError, match="no column image or img or jpg or jpeg or png for the image"):
         opened(tmp_path, "named.parquet")
 
@@ -207,3 +207,32 @@ def test_the_real_cifar_files_read_as_any_others(data_root: Path) -> None:
     # Photos of the very size keep their pixels.
     theirs = {image.tobytes() for image in official.test_images}
     assert {image.tobytes() for image in (*data.train_images, *data.test_images)} == theirs
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_the_only_column_of_bytes_is_the_image_whatever_its_name(tmp_path: Path, struct: bool) -> None:
+    path = write(tmp_path / "a.parquet", [0, 1] * 5, struct=struct, id=[str(row) for row in range(10)])
+    table = pq.read_table(path)
+    renamed = table.rename_columns(["scan" if name == "image" else name for name in table.column_names])
+    pq.write_table(renamed, path)
+    assert len(opened(tmp_path, "a.parquet").train_images) == 8
+    pq.write_table(renamed.append_column("mask", pa.array([b"x"] * 10)), tmp_path / "two.parquet")
+    with pytest.raises(
+        DataError, match=r"2 columns of bytes \(scan, mask\) \(there are scan, label, id, mask\); rename"
+    ):
+        opened(tmp_path, "two.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (pa.array([False, True] * 5), ("0", "1")),
+        (pa.array(["cat", "dog"] * 5, pa.string_view()), ("cat", "dog")),
+        (pa.array(["cat", "dog"] * 5, pa.large_string()), ("cat", "dog")),
+    ],
+)
+def test_labels_of_other_types(tmp_path: Path, labels: Any, classes: tuple[str, ...]) -> None:
+    write(tmp_path / "a.parquet", labels)
+    data = opened(tmp_path, "a.parquet")
+    assert data.classes == classes
+    assert sorted(data.train_labels.tolist()) == [0] * 4 + [1] * 4
