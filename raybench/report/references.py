@@ -22,13 +22,15 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     teacher = trial.canonical().distillation.teacher
     theirs = row.setting
     image_size = trial.model.image_size or trial.dataset.image_size
-    # Validation is cut from the training set first, so our `all` is never the whole of it, as a source's is.
+    # Validation images are cut from the training set first, so our `all` is never the whole of it, as a source's is;
+    # sentences have a validation set of their own.
     size = trial.dataset.train_size
-    images = f"all but {trial.dataset.val_size:,} held out for validation" if size == "all" else size
+    sentences = trial.task == "translation"
+    shown = f"all but {trial.dataset.val_size:,} held out for validation" if size == "all" and not sentences else size
     pairs: list[tuple[str, object, object]] = [
         ("data set", trial.dataset.name, theirs.dataset),
         ("model", *_models(trial.model, row)),
-        ("train images", images, theirs.train_size),
+        ("train sentences" if sentences else "train images", shown, theirs.train_size),
         ("epochs", trial.schedule.epochs, theirs.epochs),
         ("teacher", teacher.name if teacher else "none", row.teacher or "none"),
     ]

@@ -92,3 +92,11 @@ def test_from_scratch_a_tag_is_no_other_model() -> None:
             named = [line for line in differing(row, result) if line.startswith("model ")]
             # The source's two rows name one architecture; with weights the tag says which.
             assert bool(named) == (weights == "pretrained" and row.setting.pretrained is False), (weights, named)
+
+
+def test_sentences_have_a_validation_set_of_their_own() -> None:
+    (cell,) = make_plan(load_sweep("multi30k", "paper", ["dataset.train_size=all"])).cells
+    trial = next(trial for setting in cell.settings for trial in setting.trials)
+    (result,) = compare([cell], pl.DataFrame([{"trial_id": trial.trial_id, "status": "complete", "eval_loss": 1.6}]))
+    for row in published("multi30k"):
+        assert not [line for line in differing(row, result) if "held out" in line]
