@@ -1,14 +1,17 @@
-"""`raybench logs TRIAL_ID`: what a trial left of its faults: tracebacks, stacks of what hung, and its reasons."""
+"""`raybench logs TRIAL_ID`: what a trial said of itself: each epoch, warnings, tracebacks, the stacks of what hung."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.one_trial import OneTrial, find_trial
 from raybench.config.folders import results_root
 from raybench.errors import ResultsError
+from raybench.results.schema import Status
+from raybench.results.storage import Folder, entries, folder_at, read
 
 
 def parser(prog: str = "raybench logs") -> argparse.ArgumentParser:
@@ -30,39 +33,56 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
-    from raybench.results.storage import folder_at
-
     for line in logged(find_trial(folder_at(args.results), args.trial)):
         print(line)
     return EXIT_COMPLETE
 
 
 def logged(found: OneTrial) -> Iterator[str]:
-    """Its standing, then each of its logs, attempt by attempt."""
-    from raybench.results.storage import entries, read
+    """Its standing, which of its logs are not there and why, then each that is, attempt by attempt."""
+    yield _standing(found)
+    folder = found.store.folder / "logs"
+    names = entries(folder, lambda name: name.startswith(f"{found.trial_id}-a") and name.endswith(".txt"))
+    yield from _absent(found, folder, names)
+    for name in sorted(names, key=_attempt):
+        try:
+            text = read(folder / name).decode(errors="replace").rstrip() or "(empty)"
+        except (OSError, ResultsError) as error:
+            text = f"cannot be read: {error}"
+        yield from ("", f"== {folder / name}", *text.splitlines())
 
+
+def _standing(found: OneTrial) -> str:
     row = found.row
     where = f" on {row['node']}" if row["node"] else ""
     reason = f": {row['reason']}" if row["reason"] else ""
-    yield (
+    broken = row["failures"] or 0
+    after = f" ({broken} attempt{'s' if broken > 1 else ''} broke)" if broken else ""
+    return (
         f"{found.trial_id}: {found.sweep}, {row['cell']}, seed {row['seed']}; {row['status']} "
-        f"in attempt {row['attempt']}{where}{reason}"
+        f"in attempt {row['attempt']}{where}{reason}{after}"
     )
-    folder = found.store.folder / "logs"
-    names = entries(folder, lambda name: name.startswith(f"{found.trial_id}-a") and name.endswith(".txt"))
-    if not names:
-        broken = row["failures"] or 0
+
+
+def _absent(found: OneTrial, folder: Folder, names: Collection[str]) -> Iterator[str]:
+    """A line for what has no log, with all that may be behind it: the rows alone do not tell which."""
+    row, last = found.row, int(found.row["attempt"])
+    lacking = [number for number in range(1, last + 1) if f"{found.trial_id}-a{number}.txt" not in names]
+    if not names and row["started"] is None:
+        yield f"no log of it in {folder}: no row of it says that it ever began"
+        return
+    stored = not isinstance(folder, Path)  # an object is put whole
+    if row["status"] == Status.RUNNING and last in lacking:
+        why = "it is put there when the attempt ends, unless" if stored else "none was written yet, or"
+        yield f"no log of attempt {last} in {folder}: {why} its worker is killed before or cannot write"
+        lacking.remove(last)
+    if lacking:
+        which = f"attempt{'s' if len(lacking) > 1 else ''} {', '.join(map(str, lacking))}"
+        killed = "its worker was killed before it put it there" if stored else "its worker never got so far"
         yield (
-            f"no log of it in {folder}: "
-            + (f"{broken} of its workers died without a word" if broken else "nothing went wrong in it")
-            + (" (killed, or their machine was lost)" if broken else "")
+            f"no log of {which} in {folder}: it was removed or not copied with the rows, could not be written, "
+            f"{killed}, or it is of a raybench that kept logs of faults alone"
         )
-    for name in sorted(names, key=_attempt):
-        try:
-            text = read(folder / name).decode(errors="replace")
-        except (OSError, ResultsError) as error:
-            text = f"cannot be read: {error}"
-        yield from ("", f"== {folder / name}", *text.rstrip().splitlines())
 
 
 def _attempt(name: str) -> tuple[int, int]:

@@ -61,4 +61,6 @@ def find_trial(root: Folder, name: str) -> OneTrial:
         return next(iter(found.values()))
     if found:
         raise ResultsError(f"{name}: may be {', '.join(sorted(found)[:5])}{' …' if len(found) > 5 else ''}")
-    raise ResultsError(f"{name}: no such trial below {root} (raybench compare names those of each cell in its json)")
+    raise ResultsError(
+        f"{name}: no such trial below {root} that has begun (raybench compare names those of each cell in its json)"
+    )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from upath import UPath
 
 from raybench.__main__ import main
+from raybench.commands.logs import _absent
+from raybench.commands.one_trial import OneTrial
 from raybench.results.schema import Status
+from raybench.results.store import Store
 
 if TYPE_CHECKING:
     from .conftest import Settled
@@ -38,13 +43,48 @@ def test_logs_come_attempt_by_attempt(settled: Settled, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({}, "nothing went wrong in it"), ({"failures": 2}, "2 of its workers died without a word")],
+    [
+        ({}, "no log of attempt 1 in {logs}: it was removed or not copied"),
+        ({"failures": 2, "attempt": 3}, "no log of attempts 1, 2, 3 in {logs}: it was removed or not copied"),
+        ({"status": Status.RUNNING}, "no log of attempt 1 in {logs}: none was written yet, or its worker is killed"),
+        ({"status": Status.PRUNED, "started": None}, "no log of it in {logs}: no row of it says that it ever began"),
+    ],
 )
 def test_a_trial_without_logs(
-    settled: Settled, capsys: pytest.CaptureFixture[str], changes: dict[str, int], expected: str
+    settled: Settled, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: str
 ) -> None:
     (trial_id,) = settled.settle(list(settled.plan().trials())[:1], **changes)
-    assert expected in said(capsys, "logs", trial_id, "--results", str(settled.results))
+    text = said(capsys, "logs", trial_id, "--results", str(settled.results))
+    assert expected.format(logs=settled.folder / "logs") in text
+    assert ("(2 attempts broke)" in text) == ("failures" in changes)
+    assert "nothing went wrong" not in text
+
+
+def test_the_log_of_one_attempt_is_gone(settled: Settled, capsys: pytest.CaptureFixture[str]) -> None:
+    (trial_id,) = settled.settle(list(settled.plan().trials())[:1], attempt=3, status=Status.RUNNING)
+    logs = settled.folder / "logs"
+    logs.mkdir()
+    (logs / f"{trial_id}-a2.txt").write_text("epoch 1\n")
+    (logs / f"{trial_id}-a1-stack.txt").touch()  # a stack is no log
+    lines = said(capsys, "logs", trial_id, "--results", str(settled.results)).splitlines()
+    assert [line.partition(" in ")[0] for line in lines[1:3]] == ["no log of attempt 3", "no log of attempt 1"]
+    assert lines[3:] == [
+        "",
+        f"== {logs / f'{trial_id}-a1-stack.txt'}",
+        "(empty)",
+        "",
+        f"== {logs / f'{trial_id}-a2.txt'}",
+        "epoch 1",
+    ]
+
+
+def test_in_an_object_store_a_log_comes_when_its_attempt_ends() -> None:
+    row = {"trial_id": "0123456789ab", "status": Status.RUNNING, "attempt": 2, "started": datetime.now(UTC)}
+    folder = UPath("memory://bucket/logs")
+    lines = list(_absent(OneTrial("one", Store(folder.parent), row), folder, []))
+    assert "attempt 2 in memory://bucket/logs: it is put there when the attempt ends" in lines[0]
+    assert "attempt 1 in" in lines[1]
+    assert "killed before it put it there" in lines[1]
 
 
 def test_an_unknown_trial(settled: Settled, capsys: pytest.CaptureFixture[str]) -> None:
