@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from raybench.config.folders import results_root
 from raybench.errors import ResultsError
 from raybench.report.progress import STYLES, seconds_text, value_text
 from raybench.report.sparkline import sparkline
+from raybench.results.manifest import read_runs
 from raybench.results.schema import Status
 from raybench.results.storage import Folder, folder_at, read
 from raybench.results.store import Store
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 def _watch(folder: Folder, once: bool) -> int:
     console = Console()
     store = Store(folder)
-    if not store.trials(["trial_id"]).height and latest_run(folder) is None:
+    if not store.trials(["trial_id"]).height and not read_runs(folder):
         raise ResultsError(f"{folder}: no such sweep was begun (--results ROOT says where its folder lies)")
     if once or not console.is_terminal:
         console.print(render(Look.at(store)))
@@ -89,7 +89,8 @@ class Look:
             for trial_id, value in epochs.select("trial_id", metric).iter_rows():
                 if value is not None:
                     curves.setdefault(trial_id, []).append(value)
-        return cls(trials, curves, metric, latest_run(store.folder))
+        runs = read_runs(store.folder)
+        return cls(trials, curves, metric, runs[-1] if runs else None)
 
     @property
     def over(self) -> bool:
@@ -114,15 +115,6 @@ def _metric(folder: Folder) -> str:
         return str(content["metric"]["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return "eval_top1"
-
-
-def latest_run(folder: Folder) -> dict[str, Any] | None:
-    """The last entry of the manifest; none where no run was begun."""
-    try:
-        runs = json.loads(read(folder / "manifest.json"))["runs"]
-        return dict(runs[-1])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return None
 
 
 def render(look: Look) -> RenderableType:

@@ -16,6 +16,7 @@ import raybench
 from raybench.results.storage import Folder, read, write_atomically
 
 Value = str | int | float | bool | None
+NAME = "manifest.json"
 
 
 def environment() -> dict[str, Value]:
@@ -69,7 +70,7 @@ def write_manifest(folder: Folder, **content: Any) -> None:
     and when it ends, and one that was killed is seen by its empty `ended`. A manifest that cannot be parsed is kept
     beside the new one as manifest.json.unreadable. Raises ResultsError when it cannot be written.
     """
-    path = folder / "manifest.json"
+    path = folder / NAME
     run = {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -77,22 +78,39 @@ def write_manifest(folder: Folder, **content: Any) -> None:
         "git_diff": changed_code(),
         **content,
     }
-    runs = [earlier for earlier in _runs(path) if not _same_run(earlier, run)]
-    text = json.dumps({"runs": [*runs, run]}, indent=2, default=str)
-    write_atomically(path, f"{text}\n".encode())
+    text = _text(path)
+    runs = _parsed(text)
+    if runs is None:
+        write_atomically(path.with_name(f"{NAME}.unreadable"), text)
+    kept = [earlier for earlier in runs or [] if not _same_run(earlier, run)]
+    write_atomically(path, f"{json.dumps({'runs': [*kept, run]}, indent=2, default=str)}\n".encode())
 
 
-def _runs(path: Folder) -> list[dict[str, Any]]:
+def read_runs(folder: Folder) -> list[dict[str, Any]]:
+    """The runs that `folder`/manifest.json tells of, in the order they began; changes nothing.
+
+    Empty where there is no manifest, or none that can be parsed. Raises ResultsError where an object store does not
+    answer.
+    """
+    return _parsed(_text(folder / NAME)) or []
+
+
+def _text(path: Folder) -> bytes:
+    """Empty where there is no such file."""
     try:
-        text = read(path)
+        return read(path)
     except OSError:
+        return b""
+
+
+def _parsed(text: bytes) -> list[dict[str, Any]] | None:
+    """The runs: an empty list for an absent manifest, None for one that cannot be parsed."""
+    if not text:
         return []
     try:
-        runs = json.loads(text)["runs"]
-        return [dict(run) for run in runs]
+        return [dict(run) for run in json.loads(text)["runs"]]
     except (ValueError, KeyError, TypeError):
-        write_atomically(path.with_name("manifest.json.unreadable"), text)
-        return []
+        return None
 
 
 def _same_run(earlier: dict[str, Any], run: dict[str, Any]) -> bool:

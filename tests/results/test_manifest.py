@@ -14,7 +14,7 @@ import pytest
 import raybench
 from raybench.errors import ResultsError
 from raybench.results import manifest
-from raybench.results.manifest import environment, write_manifest
+from raybench.results.manifest import environment, read_runs, write_manifest
 from raybench.results.schema import ENVIRONMENT
 
 
@@ -51,6 +51,7 @@ def test_runs_are_added_and_a_run_given_again_replaces_itself(tmp_path: Path) ->
     assert [run["ended"] for run in runs(tmp_path)] == ["later", None]
     assert runs(tmp_path)[1]["trials"] == {"complete": 3}
     assert runs(tmp_path)[0]["environment"] == environment()
+    assert read_runs(tmp_path) == runs(tmp_path)
 
 
 def test_code_that_was_changed_is_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +83,18 @@ def test_broken_manifest_is_kept_aside(tmp_path: Path) -> None:
     write_manifest(tmp_path, command="sweep a")
     assert len(runs(tmp_path)) == 1
     assert (tmp_path / "manifest.json.unreadable").read_text() == '{"runs": ['
+
+
+@pytest.mark.parametrize("content", ['{"runs": [', "[]", '{"runs": [1]}', "null", "\xff", ""])
+def test_a_reader_leaves_a_broken_manifest_where_it_is(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
+    assert read_runs(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert (tmp_path / "manifest.json").read_text(encoding="latin-1") == content
+
+
+def test_there_are_no_runs_before_the_first(tmp_path: Path) -> None:
+    assert read_runs(tmp_path / "absent") == []
 
 
 def test_folder_that_is_a_file(tmp_path: Path) -> None:
