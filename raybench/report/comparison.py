@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from raybench.config.sweep import better
+from raybench.report.selection import Mode, first_best, rank_of
 from raybench.report.statistics import (
     SIGNIFICANCE,
     Estimate,
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from raybench.config.plan import Cell, Setting
     from raybench.config.trial import TrialConfig
 
-__all__ = ["CellResult", "Counts", "Difference", "Verdict", "compare", "detectable_difference"]
+__all__ = ["CellResult", "Counts", "Difference", "Mode", "Verdict", "compare", "detectable_difference"]
 
-Mode = Literal["max", "min"]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 Against = Literal["student alone", "best on validation"]
 READ = (
@@ -186,7 +186,7 @@ def _cell_result(
     cell: Cell, rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode, test_metric: str, test_mode: Mode
 ) -> CellResult:
     selected = _select(cell.settings, rows, metric, mode)
-    done = [trial for trial in selected.trials if _complete(rows.get(trial.trial_id))] if selected else []
+    done = _done(selected, rows)
     kept = [rows[trial.trial_id] for trial in done]
     test = [(trial.seed, _number(row, test_metric)) for trial, row in zip(done, kept, strict=True)]
     by_seed = tuple((seed, value) for seed, value in test if value is not None)
@@ -228,18 +228,15 @@ def _cell_result(
 def _select(
     settings: Sequence[Setting], rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode
 ) -> Setting | None:
-    """The best setting on validation, the plan's first of equals; none where no trial is complete."""
-    best: tuple[tuple[bool, int, float], Setting] | None = None
-    for setting in settings:
-        done = [row for trial in setting.trials if (row := rows.get(trial.trial_id)) and _complete(row)]
-        if not done:
-            continue
-        scores = _numbers(done, metric)
-        mean = math.fsum(scores) / len(scores) if scores else -math.inf
-        key = (len(scores) == len(setting.trials), len(scores), mean if mode == "max" or not scores else -mean)
-        if best is None or key > best[0]:
-            best = (key, setting)
-    return best[1] if best else None
+    """The setting that is selected on validation; none where no trial is complete."""
+    done = ((setting, [rows[trial.trial_id] for trial in _done(setting, rows)]) for setting in settings)
+    ranks = ((each, rank_of(_numbers(found, metric), len(each.trials), mode)) for each, found in done if found)
+    return first_best(ranks)
+
+
+def _done(setting: Setting | None, rows: Mapping[str, Mapping[str, Any]]) -> list[TrialConfig]:
+    """Its complete trials; none of no setting."""
+    return [trial for trial in setting.trials if _complete(rows.get(trial.trial_id))] if setting else []
 
 
 def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:

@@ -16,6 +16,7 @@ import polars as pl
 
 from raybench.config.sweep import better
 from raybench.report.scale import normal
+from raybench.report.selection import Rank, first_best, rank_of
 from raybench.report.statistics import Estimate, estimate
 
 ALPHA, TYPE, TRAIN_SIZE = "distillation.alpha", "distillation.type", "dataset.train_size"
@@ -68,6 +69,8 @@ class SettingRow:
     on which it hangs which keys matter; options of models each by its name."""
     by_seed: tuple[tuple[int, float], ...]
     estimate: Estimate
+    asked: int
+    """Trials of it, those too that are not complete or have no number."""
 
     @property
     def group(self) -> tuple[Population, str]:
@@ -90,9 +93,9 @@ def settings_of(
 
     `by_device` makes rows of different devices different populations.
     """
-    rows = complete(trials)
-    if metric not in rows.columns:
+    if metric not in trials.columns:
         return []
+    rows = complete(_with_asked(trials))
     rows = rows.filter(pl.col(metric).is_not_null() & pl.col(metric).is_finite())
     if not len(rows):
         return []
@@ -105,14 +108,26 @@ def settings_of(
         *(_text(rows, column).alias(field) for field, column in COLUMNS.items()),
         (_device(rows) if by_device else pl.lit(None, pl.String)).alias("device"),
         _text(rows, "cell").fill_null("").alias("cell"),
-        pl.coalesce(_text(rows, "setting_id"), _text(rows, "trial_id"), pl.lit("")).alias("setting_id"),
+        _identity(rows).alias("setting_id"),
+        "_asked",
         (pl.col("seed") if "seed" in rows.columns else pl.int_range(pl.len())).alias("seed"),
         pl.col(metric).alias("metric"),
         *kept,
     )
     by = [*(field.name for field in fields(Population)), "cell", "setting_id"]
-    grouped = whose.group_by(by, maintain_order=True).agg(pl.col("seed", "metric"), pl.col(kept).first())
+    grouped = whose.group_by(by, maintain_order=True).agg(pl.col("seed", "metric"), pl.col("_asked", *kept).first())
     return [_setting_row(row, kept) for row in grouped.iter_rows(named=True)]
+
+
+def _with_asked(trials: pl.DataFrame) -> pl.DataFrame:
+    """Beside each row in `_asked`: trials of its setting in the same cell of the same sweep and preset."""
+    whose = [name for name in ("sweep", "preset", "cell") if name in trials.columns]
+    rows = trials.with_columns(_identity(trials).alias("_asked"))
+    return rows.with_columns(pl.len().over("_asked", *whose).alias("_asked"))
+
+
+def _identity(rows: pl.DataFrame) -> pl.Expr:
+    return pl.coalesce(_text(rows, "setting_id"), _text(rows, "trial_id"), pl.lit(""))
 
 
 def _column_of(keys: Sequence[str], column: str) -> bool:
@@ -140,7 +155,7 @@ def _setting_row(row: Mapping[str, Any], config: Sequence[str]) -> SettingRow:
         elif value is not None:
             values[key] = value
     population = Population(**{field.name: row[field.name] for field in fields(Population)})
-    return SettingRow(population, row["cell"], row["setting_id"], values, by_seed, found)
+    return SettingRow(population, row["cell"], row["setting_id"], values, by_seed, found, row["_asked"])
 
 
 def options_of(text: str | None) -> dict[str, Any]:
@@ -153,21 +168,13 @@ def options_of(text: str | None) -> dict[str, Any]:
 
 
 def select(settings: Sequence[SettingRow], metric: str) -> dict[tuple[Population, str], str]:
-    """The setting of each group with the best mean of `metric`, which they were measured by, the first of equals.
-
-    Those with the most seeds come first: a lucky single seed is not selected before a setting that was repeated.
-    """
-    sign = 1 if better(metric) == "max" else -1
-    best: dict[tuple[Population, str], SettingRow] = {}
+    """The setting of each group that is selected by `metric`, which they were measured by."""
+    mode = better(metric)
+    groups: dict[tuple[Population, str], list[tuple[str, Rank]]] = {}
     for each in settings:
-        known = best.get(each.group)
-        if known is None or _rank(each, sign) > _rank(known, sign):
-            best[each.group] = each
-    return {group: chosen.setting_id for group, chosen in best.items()}
-
-
-def _rank(setting: SettingRow, sign: int) -> tuple[int, float]:
-    return setting.estimate.n, sign * setting.estimate.mean
+        rank = rank_of([value for _, value in each.by_seed], each.asked, mode)
+        groups.setdefault(each.group, []).append((each.setting_id, rank))
+    return {group: chosen for group, ranked in groups.items() if (chosen := first_best(ranked)) is not None}
 
 
 def validation_of(metric: str, trials: pl.DataFrame) -> str:

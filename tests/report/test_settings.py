@@ -34,7 +34,7 @@ def rows(lr: float, tops: list[float], **columns: Any) -> list[dict[str, Any]]:
 def setting(values: dict[str, Any], mean: float = 0.0, **about: Any) -> SettingRow:
     found = estimate([mean])
     assert found is not None
-    return SettingRow(Population(**about), "c", repr(values), values, ((0, mean),), found)
+    return SettingRow(Population(**about), "c", repr(values), values, ((0, mean),), found, asked=1)
 
 
 def test_only_trials_that_count(frame: Frame) -> None:
@@ -113,6 +113,14 @@ def test_selection_is_per_cell_and_prefers_repeated_settings(frame: Frame) -> No
     assert {cell: by_id[found].values[LR] for (_, cell), found in chosen.items()} == {"a": 0.3, "b": 0.1}
     lowest = select(settings, "eval_loss")
     assert {cell: by_id[found].values[LR] for (_, cell), found in lowest.items()} == {"a": 0.1, "b": 0.1}
+
+
+def test_a_setting_whose_seeds_broke_comes_after_whole_ones(frame: Frame) -> None:
+    broken = [{"config/optimizer.lr": 0.3, "seed": 9, "eval_top1": None, "status": "failed"}]
+    trials = frame(rows(0.1, [60.0, 60.0]) + rows(0.3, [70.0, 70.0, 70.0]) + broken)
+    settings = settings_of(trials, "eval_top1")
+    assert [each.asked for each in settings] == [2, 4]
+    assert [*select(settings, "eval_top1").values()] == [settings[0].setting_id]
 
 
 def test_the_validation_metric_of_a_test_metric(frame: Frame) -> None:
