@@ -14,8 +14,9 @@ import polars as pl
 
 from raybench.config.sweep import better
 from raybench.report.comparison import CellResult
-from raybench.report.figures import ALPHA, cell_names, drawing, facts, named
+from raybench.report.figures import ALPHA, LINES, cell_names, draw_curve, drawing, early_note, facts, named
 from raybench.report.naming import metric_title
+from raybench.report.selected import mean_curve
 from raybench.report.sheet import readable, varying
 from raybench.report.views import handles_of, look
 
@@ -42,24 +43,6 @@ def few(results: Sequence[CellResult], most: int = MOST) -> list[CellResult]:
     return [result for result in measured if result in chosen]
 
 
-def curve(epochs: pl.DataFrame, result: CellResult, metric: str) -> pl.DataFrame:
-    """Columns epoch, mean, sd (sample) and n of a cell's selected setting, as far as all of its seeds came.
-
-    Where seeds stop early a mean over those that are left would jump: there the curve ends. Empty without a number.
-    """
-    empty = pl.DataFrame(schema={"epoch": pl.Int64, "mean": pl.Float64, "sd": pl.Float64, "n": pl.UInt32})
-    if not {"trial_id", "epoch", metric} <= set(epochs.columns):
-        return empty
-    rows = epochs.filter(pl.col("trial_id").is_in([trial.trial_id for trial in result.selected]))
-    rows = rows.filter(pl.col(metric).is_not_null() & pl.col(metric).is_finite())
-    if not len(rows):
-        return empty
-    last = rows.group_by("trial_id").agg(pl.col("epoch").max())["epoch"].min()
-    rows = rows.filter(pl.col("epoch") <= last)
-    value = pl.col(metric)
-    return rows.group_by("epoch").agg(mean=value.mean(), sd=value.std(), n=pl.len()).sort("epoch")
-
-
 def four_panels(
     epochs: pl.DataFrame, results: Sequence[CellResult], path: Path, title: str = "", source: str = ""
 ) -> Path | None:
@@ -70,7 +53,7 @@ def four_panels(
     """
     measured = [result for result in readable(results) if result.selected]
     shown = few(measured)
-    curves = {metric: [curve(epochs, result, metric) for result in shown] for metric in METRICS}
+    curves = {metric: [mean_curve(epochs, result, metric) for result in shown] for metric in METRICS}
     panels = {metric: each for metric, each in curves.items() if any(map(len, each))}
     if not panels:
         return None
@@ -80,12 +63,7 @@ def four_panels(
         for axis, (metric, each) in zip(axes, panels.items(), strict=True):
             axis.set_title(metric_title(metric))
             for points, style in zip(each, looks, strict=True):
-                axis.plot(points["epoch"], points["mean"], linewidth=1.7, color=style["color"])
-                if points["sd"].null_count() < len(points):
-                    sd = points["sd"].fill_null(0)
-                    low, high = points["mean"] - sd, points["mean"] + sd
-                    axis.fill_between(points["epoch"], low, high, color=style["color"], alpha=0.13, linewidth=0)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+                draw_curve(axis, points, color=style["color"])
         for axis in axes[-min(2, len(axes)) :]:
             axis.set_xlabel("epoch")
 
@@ -102,7 +80,7 @@ def four_panels(
 
 
 def _explained(panels: dict[str, Any], shown: Sequence[CellResult], measured: Sequence[CellResult]) -> str:
-    said = "Lines: mean over the seeds of the selected setting; bands: one sample sd; numbers: the mean where it ends."
+    said = f"{LINES}; numbers: the mean where it ends."
     if len(shown) < len(measured):
         baselines = {result.baseline for result in measured}
         alone = "the student alone and " if any(result.label in baselines for result in shown) else ""
@@ -111,13 +89,7 @@ def _explained(panels: dict[str, Any], shown: Sequence[CellResult], measured: Se
         said += f" ({shared})." if len(shown) > 1 and shared else "."
     if "train_loss" in panels and len({result.factors.get(ALPHA) for result in shown}) > 1:
         said += " A training loss mixes label and teacher by alpha: it does not compare across alphas."
-    early = any(
-        points["epoch"][-1] < max(trial.schedule.epochs for trial in result.selected)
-        for each in panels.values()
-        for result, points in zip(shown, each, strict=True)
-        if len(points)
-    )
-    return said + (" A line ends where the first of its seeds stopped." if early else "")
+    return said + early_note(pair for each in panels.values() for pair in zip(shown, each, strict=True))
 
 
 def _decimals(values: Sequence[float]) -> int:

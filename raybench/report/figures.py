@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +19,7 @@ import polars as pl
 from raybench.config.folders import cache_root
 from raybench.config.plan import show
 from raybench.report.comparison import CellResult
+from raybench.report.selected import mean_curve
 from raybench.report.sheet import left_out_note, quantity_title, readable, short_name, varying
 
 ALPHA = "distillation.alpha"
@@ -29,6 +30,7 @@ INK = "#202124"
 DPI = 160
 TITLE_LETTERS = 84
 """Of panels' titles, in all columns of a row together."""
+LINES = "Lines: mean over the seeds of the selected setting; bands: one sample sd"
 MIN_SEEDS = 3
 """Fewer give no bar: the t interval of two seeds is nine times their distance and would flatten everything else."""
 STYLE: Any = {
@@ -115,15 +117,10 @@ def curves_figure(
             axis.set_title(panel.title)
             for result, curve in curves:
                 look = _look(result, panel, kinds, alphas)
-                (line,) = axis.plot(curve["epoch"], curve["mean"], linewidth=1.7, **look)
-                if curve["sd"].null_count() < len(curve):
-                    sd = curve["sd"].fill_null(0)
-                    low, high = curve["mean"] - sd, curve["mean"] + sd
-                    axis.fill_between(curve["epoch"], low, high, color=line.get_color(), alpha=0.13, linewidth=0)
+                line = draw_curve(axis, curve, **look)
                 handles.setdefault(_curve_name(result, panel), line)
-            axis.xaxis.get_major_locator().set_params(integer=True)
         label_axes(axes, "epoch", f"validation {quantity_title(metric)}")
-        explained = "Lines: mean over the seeds of the selected setting; bands: one sample sd. "
+        explained = f"{LINES}.{early_note(pair for _, curves in panels for pair in curves)} "
         ranked = sorted(handles, key=lambda name: name != "student alone")
         close([(handles[name], name) for name in ranked], explained + facts(results, source), path)
     return path
@@ -243,18 +240,31 @@ def _dots(results: Sequence[CellResult], path: Path, title: str, source: str) ->
 
 
 def _curves(epochs: pl.DataFrame, panel: Panel, metric: str) -> list[tuple[CellResult, pl.DataFrame]]:
-    """For each measured cell: epoch, mean and sample sd over its selected trials."""
-    if not {"trial_id", "epoch", metric} <= set(epochs.columns):
-        return []
+    """The `mean_curve` of each cell that has one."""
     cells = ([panel.alone] if panel.alone else []) + [r for line in panel.lines.values() for r in line]
-    curves = []
-    for result in cells:
-        rows = epochs.filter(pl.col("trial_id").is_in([trial.trial_id for trial in result.selected]))
-        rows = rows.filter(pl.col(metric).is_not_null() & pl.col(metric).is_finite())
-        curve = rows.group_by("epoch").agg(mean=pl.col(metric).mean(), sd=pl.col(metric).std()).sort("epoch")
-        if len(curve):
-            curves.append((result, curve))
-    return curves
+    curves = ((result, mean_curve(epochs, result, metric)) for result in cells)
+    return [(result, curve) for result, curve in curves if len(curve)]
+
+
+def draw_curve(axis: Any, curve: pl.DataFrame, **look: Any) -> Any:
+    """The mean of a `mean_curve` and a band of one sd about it, against the epoch; returns matplotlib's line."""
+    (line,) = axis.plot(curve["epoch"], curve["mean"], linewidth=1.7, **look)
+    if curve["sd"].null_count() < len(curve):
+        sd = curve["sd"].fill_null(0)
+        low, high = curve["mean"] - sd, curve["mean"] + sd
+        axis.fill_between(curve["epoch"], low, high, color=line.get_color(), alpha=0.13, linewidth=0)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return line
+
+
+def early_note(curves: Iterable[tuple[CellResult, pl.DataFrame]]) -> str:
+    """A caption's end, after a space, where a curve ends before its trials' schedule; empty where none does."""
+    early = any(
+        curve["epoch"][-1] < max(trial.schedule.epochs for trial in result.selected)
+        for result, curve in curves
+        if len(curve)
+    )
+    return " A line ends where the first of its seeds stopped." if early else ""
 
 
 def _curve_name(result: CellResult, panel: Panel) -> str:

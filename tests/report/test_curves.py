@@ -15,7 +15,8 @@ import pytest
 from raybench.config.plan import Cell, Setting, label
 from raybench.config.trial import DatasetConfig, DistillationConfig, ModelConfig, TeacherConfig, TrialConfig
 from raybench.report.comparison import CellResult, compare
-from raybench.report.curves import METRICS, curve, few, four_panels, spread_out
+from raybench.report.curves import METRICS, few, four_panels, spread_out
+from raybench.report.selected import mean_curve
 
 Picture = Callable[[Path | None], tuple[int, int]]
 Words = Callable[[Path | None], str]
@@ -57,7 +58,7 @@ def sweep(alphas: Sequence[float] = (0.0, 0.5, 0.9), epochs: int = 10) -> tuple[
 
 def test_mean_and_band_over_seeds() -> None:
     results, epochs = sweep()
-    found = curve(epochs, results[0], "eval_top1")
+    found = mean_curve(epochs, results[0], "eval_top1")
     assert found["epoch"].to_list() == list(range(1, 11))
     # 70, 71, 72 less 9 at the first epoch; sums of whole numbers and ninths: rounding.
     assert found["mean"][0] == pytest.approx(71 - 9)
@@ -69,18 +70,18 @@ def test_a_curve_ends_with_the_first_of_its_seeds() -> None:
     results, epochs = sweep()
     short = results[0].selected[1].trial_id
     stopped = epochs.filter((pl.col("trial_id") != short) | (pl.col("epoch") <= 6))
-    found = curve(stopped, results[0], "eval_top1")
+    found = mean_curve(stopped, results[0], "eval_top1")
     assert found["epoch"].to_list() == [1, 2, 3, 4, 5, 6]
     assert set(found["n"]) == {3}
-    assert len(curve(epochs, results[0], "test_top1")) == 0
-    assert len(curve(pl.DataFrame(), results[0], "eval_top1")) == 0
+    assert len(mean_curve(epochs, results[0], "test_top1")) == 0
+    assert len(mean_curve(pl.DataFrame(), results[0], "eval_top1")) == 0
 
 
 def test_numbers_that_are_none_are_left_out() -> None:
     results, epochs = sweep()
     holed = epochs.with_columns(train_top1=pl.lit(None, pl.Float64), eval_loss=pl.lit(float("nan")))
-    assert len(curve(holed, results[0], "train_top1")) == 0
-    assert len(curve(holed, results[0], "eval_loss")) == 0
+    assert len(mean_curve(holed, results[0], "train_top1")) == 0
+    assert len(mean_curve(holed, results[0], "eval_loss")) == 0
 
 
 def test_at_most_four_cells_the_student_alone_among_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from raybench.report.figures import comparison_figure, curves_figure, make_panel
 
 ALPHA, KIND, SIZE = "distillation.alpha", "distillation.type", "dataset.train_size"
 Sweep = tuple[list[CellResult], pl.DataFrame]
+Words = Callable[[Path | None], str]
 
 
 def make_cell(alpha: float, kind: str, size: int) -> Cell:
@@ -45,7 +47,7 @@ def sweep(sizes: tuple[int, ...], alphas: tuple[float, ...]) -> Sweep:
         for trial in cell.settings[0].trials:
             top1 = 70 + float(generator.normal())
             trials.append({"trial_id": trial.trial_id, "status": "complete", "eval_top1": top1, "test_top1": top1})
-            epochs += [{"trial_id": trial.trial_id, "epoch": e, "eval_top1": top1 - 20 / (e + 1)} for e in range(4)]
+            epochs += [{"trial_id": trial.trial_id, "epoch": e, "eval_top1": top1 - 20 / (e + 1)} for e in range(1, 11)]
     return compare(cells, pl.DataFrame(trials)), pl.DataFrame(epochs)
 
 
@@ -117,6 +119,15 @@ def test_nothing_measured_is_said_not_raised(ten: Sweep, tmp_path: Path) -> None
 def test_one_seed_and_lost_cells_are_drawn(ten: Sweep, tmp_path: Path) -> None:
     results = [replace(r, test=None, by_seed=()) if i % 3 == 0 else r for i, r in enumerate(ten[0])]
     size_of(comparison_figure(results, tmp_path / "a.png", "Some"))
+
+
+def test_a_curve_ends_with_the_first_of_its_seeds(ten: Sweep, tmp_path: Path, words_of: Words) -> None:
+    results, epochs = ten
+    early = "A line ends where the first of its seeds stopped."
+    assert early not in words_of(curves_figure(epochs, results, tmp_path / "whole.svg", "All"))
+    short = results[0].selected[1].trial_id
+    stopped = epochs.filter((pl.col("trial_id") != short) | (pl.col("epoch") <= 6))
+    assert early in words_of(curves_figure(stopped, results, tmp_path / "stopped.svg", "One stopped"))
 
 
 def test_svg_is_possible(ten: Sweep, tmp_path: Path) -> None:
