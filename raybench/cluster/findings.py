@@ -106,9 +106,10 @@ def minor(version: str | None) -> str | None:
 
 def _gpus(machines: Sequence[Said]) -> Iterator[str]:
     for each in machines:
-        if each.about["gpus"] is None:
-            yield f"{each.address}: a GPU is there and its driver does not answer (nvidia-smi); mend the driver"
-    drivers = {each.address: each.about["gpus"][0]["driver"] for each in machines if each.about["gpus"]}
+        if isinstance(why := each.about["gpus"], str):
+            yield f"{each.address}: a GPU is there and its driver does not answer: {why}; mend the driver"
+    seen = {each.address: each.about["gpus"] for each in machines}
+    drivers = {address: gpus[0]["driver"] for address, gpus in seen.items() if gpus and not isinstance(gpus, str)}
     if len(set(drivers.values())) > 1:
         listed = ", ".join(f"{driver} on {address}" for address, driver in drivers.items())
         yield f"different GPU drivers: {listed}; the same trial may have other bits"

@@ -1,6 +1,7 @@
 """What a machine of a cluster says of itself. Sent there as text and run by whichever Python 3 (3.7 or later) there is.
 
-So nothing but the standard library is imported, and nothing of raybench, which may not be installed there yet.
+So nothing but the standard library is imported, and nothing of raybench, which may not be installed there yet. What
+`raybench doctor` asks of this machine as well, it asks here.
 
     python3 - '{"role": "write", "mark": "1f0c", "address": "192.168.1.10", "seek": []}' < probe.py
 
@@ -73,15 +74,29 @@ def tree_hash(folder: Path) -> str | None:
     return digest.hexdigest()[:12] if count else None
 
 
-def gpus() -> list[dict[str, Any]] | None:
-    """Name, memory (GiB) and driver of each GPU; none (not an empty list) where the driver does not answer."""
+def gpus(patience_s: float = 60.0) -> list[dict[str, Any]] | str:
+    """Name, driver and memory (MiB, all and free; none where the driver does not say) of each GPU.
+
+    Where there seem to be some and the driver does not tell of them: why.
+    """
     if not any(Path("/dev").glob("nvidia[0-9]*")) and shutil.which("nvidia-smi") is None:
         return []
-    text = said(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"])
-    if text is None:
-        return None
-    rows = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
-    return [{"name": row[0], "memory_gib": round(float(row[1]) / 1024), "driver": row[2]} for row in rows]
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=patience_s, check=False)
+    except FileNotFoundError:
+        return "nvidia-smi is not installed"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error).splitlines()[0]
+    if done.returncode or not done.stdout.strip():
+        return (done.stderr or done.stdout).strip().partition("\n")[0] or f"exit code {done.returncode}"
+    rows = ([part.strip() for part in (*line.split(","), "", "", "")] for line in done.stdout.strip().splitlines())
+    return [{"name": row[0], "driver": row[1], "memory_mib": mib(row[2]), "free_mib": mib(row[3])} for row in rows]
+
+
+def mib(text: str) -> int | None:
+    """A number of nvidia-smi; none where it says [N/A], as of memory that GPU and CPU share."""
+    return int(text) if text.isdecimal() else None
 
 
 def said(command: list[str]) -> str | None:

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -110,15 +111,20 @@ def report(cluster: ClusterFile, checked: Checked) -> list[str]:
     return lines
 
 
+def _cards(gpus: list[dict[str, Any]]) -> str:
+    """GPUs of a machine, as many of each name, with memory and driver of the first."""
+    if not gpus:
+        return "none"
+    named = ", ".join(f"{number} x {name}" for name, number in Counter(gpu["name"] for gpu in gpus).items())
+    memory = gpus[0]["memory_mib"]
+    return f"{named} ({f'{memory / 1024:.0f} GiB, ' if memory else ''}driver {gpus[0]['driver']})"
+
+
 def _row(machine: Any, alive: Any) -> tuple[str, ...]:
     if machine.silent:
         return (machine.address, *["?"] * 9)
     about, versions = machine.about, machine.about["versions"]
-    gpus = about["gpus"]
-    names = {gpu["name"]: sum(other["name"] == gpu["name"] for other in gpus) for gpu in gpus or ()}
-    shown = ", ".join(f"{number} x {name}" for name, number in names.items()) or ("none" if gpus == [] else "?")
-    if gpus:
-        shown += f" ({gpus[0]['memory_gib']} GiB, driver {gpus[0]['driver']})"
+    shown = "?" if isinstance(about["gpus"], str) else _cards(about["gpus"])
     return (
         machine.address,
         about["name"],

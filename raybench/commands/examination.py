@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from packaging.requirements import Requirement
 
 import raybench
+from raybench.cluster import probe
 from raybench.config.folders import cache_root, weight_folders
 from raybench.errors import RaybenchError
 
@@ -176,19 +177,17 @@ def _cpu_share(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 def gpus() -> Iterator[Finding]:
     """GPUs, their driver, and whether torch was built for them."""
-    devices = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    built = _torch_cuda()
-    asked = shutil.which("nvidia-smi")
-    if not devices and not asked:
+    cards = probe.gpus(SMI_TIMEOUT_S)
+    if not cards:
         yield Finding("note", "gpu", "none", "the presets quick and small are meant for a CPU (resources.gpu=0)")
         return
-    said = _ask_driver()
-    if isinstance(said, str):
+    if isinstance(cards, str):
         cure = "mend the driver; in a container, give it the GPUs (docker run --gpus all)"
-        yield Finding("fault" if devices else "note", "gpu", f"the driver does not answer: {said}", cure)
+        devices = any(Path("/dev").glob("nvidia[0-9]*"))
+        yield Finding("fault" if devices else "note", "gpu", f"the driver does not answer: {cards}", cure)
         return
-    cards, newest = said
-    yield Finding("ok", "gpu", "; ".join(cards))
+    yield Finding("ok", "gpu", "; ".join(_card(card) for card in cards))
+    built, newest = _torch_cuda(), _driver_cuda()
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         yield Finding(
             "note", "gpu", "CUDA_VISIBLE_DEVICES is empty: none of them is used", "unset CUDA_VISIBLE_DEVICES"
@@ -215,24 +214,19 @@ def _torch_cuda() -> str | None:
     return found[1] if found else None
 
 
-def _ask_driver() -> tuple[list[str], str | None] | str:
-    """(each card in words, newest CUDA that the driver knows), or why the driver says nothing."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
+def _card(card: dict[str, Any]) -> str:
+    free, total = (card[name] if card[name] is not None else "?" for name in ("free_mib", "memory_mib"))
+    return f"{card['name']}, {free} of {total} MiB free, driver {card['driver']}"
+
+
+def _driver_cuda() -> str | None:
+    """The newest CUDA that the driver knows, which only its table for people says; none where that is not to be had."""
     try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=False)
         table = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=SMI_TIMEOUT_S, check=False)
-    except FileNotFoundError:
-        return "nvidia-smi is not installed"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error).splitlines()[0]
-    if listed.returncode or not listed.stdout.strip():
-        return (listed.stderr or listed.stdout).strip().partition("\n")[0] or f"exit code {listed.returncode}"
-    cards = []
-    for line in listed.stdout.strip().splitlines():
-        name, driver, total, free = (part.strip() for part in (*line.split(","), "", "", "")[:4])
-        cards.append(f"{name}, {free} of {total} MiB free, driver {driver}")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     found = re.search(r"CUDA Version:\s*([\d.]+)", table.stdout)
-    return cards, found[1] if found else None
+    return found[1] if found else None
 
 
 def memory() -> Iterator[Finding]:

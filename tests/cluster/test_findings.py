@@ -21,7 +21,7 @@ from raybench.commands.cluster import report
 
 HERE = {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "raybench": "abcdefabcdef"}
 HEAD, WORKER = "10.0.0.1", "10.0.0.2"
-L4 = {"name": "NVIDIA L4", "memory_gib": 24, "driver": "550.54"}
+L4 = {"name": "NVIDIA L4", "memory_mib": 24576, "free_mib": 20000, "driver": "550.54"}
 
 
 def machine(address: str, **changes: Any) -> Said:
@@ -68,7 +68,7 @@ def test_before_ray_up_only_notes_are_said() -> None:
         ({"versions": HERE | {"python": "3.12.1"}}, f"{WORKER}: python 3.12.1, here 3.11.7"),
         ({"versions": HERE | {"raybench": "0123"}}, f"{WORKER}: other code of raybench than here (0123, here abcdef"),
         ({"versions": HERE | {"torch": None}}, f"{WORKER}: raybench is there, its packages are not"),
-        ({"gpus": None}, f"{WORKER}: a GPU is there and its driver does not answer"),
+        ({"gpus": "no driver"}, f"{WORKER}: a GPU is there and its driver does not answer: no driver; mend"),
         ({"gpus": [L4 | {"driver": "535.1"}]}, f"different GPU drivers: 550.54 on {HEAD}, 535.1 on {WORKER}"),
         ({"time": 1100.0}, f"{WORKER}: its clock is 98 s ahead of that of {HEAD}"),
         ({"time": 900.0}, f"{WORKER}: its clock is 98 s behind that of {HEAD}"),

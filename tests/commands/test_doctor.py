@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
+import runpy
 import shutil
 import socket
 import stat
@@ -126,6 +128,12 @@ def test_a_gpu_and_the_torch_that_is_to_use_it(
     assert found[-1].cure == cure
 
 
+def test_memory_that_the_driver_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi(tmp_path, monkeypatch, CARD.format("13.1").replace("81559, 80000", "[N/A], [N/A]"))
+    found = next(examination.gpus())
+    assert (found.state, found.text) == ("ok", "NVIDIA H100, ? of ? MiB free, driver 580.65")
+
+
 def test_a_driver_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed: no driver' >&2; exit 9")
     (found,) = examination.gpus()
@@ -135,9 +143,11 @@ def test_a_driver_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_cuda_that_torch_was_built_for_is_read_without_importing_it() -> None:
-    script = "import torch; print(torch.version.cuda)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert str(examination._torch_cuda()) == done.stdout.strip()
+    package = importlib.util.find_spec("torch")
+    assert package is not None
+    assert package.origin is not None
+    version = runpy.run_path(str(Path(package.origin).with_name("version.py")))  # what torch.version is
+    assert examination._torch_cuda() == version["cuda"]
 
 
 @pytest.mark.parametrize(("free", "state"), [(0.5, "fault"), (3.0, "note"), (50.0, "ok")])
