@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from raybench.commands.sharing import placement_text, workers_text
 from raybench.commands.sweeping import Sweep
 from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
+from raybench.config.keys import get
 from raybench.config.plan import make_plan, short_key
-from raybench.config.trial import TrialConfig, get
+from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError
 from raybench.report.progress import seconds_text
 from raybench.report.statistics import detectable_difference

@@ -101,7 +101,7 @@ def _place(found: OneTrial) -> Iterator[str]:
 
 
 def _at(config: Any, key: str) -> Any:
-    from raybench.config.trial import get
+    from raybench.config.keys import get
 
     return get(config.model_dump(mode="json"), key)
 

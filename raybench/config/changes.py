@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from raybench.config.document import MAX_BYTES, parse, problem_of
 from raybench.config.faults import brief, messages, printable
+from raybench.config.keys import get
 from raybench.config.overrides import is_trial_key
 from raybench.config.plan import Plan, first_values, outside, trial_at
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import get
 from raybench.errors import ConfigError
 
 UNSAID = {"name", "question", "assumed", "preset", "places", "base", "factors", "fingerprints", "codes"}

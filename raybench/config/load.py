@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from raybench.config.document import Document, find_sweep, read_document
 from raybench.config.faults import COMMAND_LINE, Faults, brief, messages, no_such_key, no_such_name, not_one_of
+from raybench.config.keys import get, put
 from raybench.config.overrides import apply_overrides, axes_of, is_trial_key, put_deep
 from raybench.config.plugins import losses
 from raybench.config.space import ends
 from raybench.config.sweep import TOP_KEYS, ResourcesConfig, SweepConfig, space_fault
-from raybench.config.trial import TrialConfig, get, put, trial_keys
+from raybench.config.trial import TrialConfig, trial_keys
 
 PRESETS = ("paper", "small", "quick")
 MAX_AXIS = 1000

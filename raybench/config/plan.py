@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from raybench.config.faults import COMMAND_LINE, Faults, messages
+from raybench.config.keys import get, put
 from raybench.config.space import axis_values, corners, draw, grid
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import ModelConfig, TrialConfig, get, put, trial_keys
+from raybench.config.trial import ModelConfig, TrialConfig, trial_keys
 from raybench.errors import ConfigError
 
 OfModel = TypeVar("OfModel", bound=ModelConfig)

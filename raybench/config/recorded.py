@@ -10,7 +10,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from raybench.config.faults import messages
-from raybench.config.trial import TrialConfig, put, sections, trial_keys
+from raybench.config.keys import put
+from raybench.config.trial import TrialConfig, sections, trial_keys
 from raybench.errors import ResultsError
 
 PREFIX = "config/"

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raybench.config.trial import PositiveInt, Section, Seed, get
+from raybench.config.keys import get
+from raybench.config.trial import PositiveInt, Section, Seed
 
 Axis = Annotated[list[Any], Field(min_length=1)]
 DISTRIBUTIONS = ("loguniform", "uniform", "randint", "choice")

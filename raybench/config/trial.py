@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 from raybench.config import augmentation, inert
+from raybench.config.keys import flatten, put
 
 RECIPE_VERSION = 2
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
@@ -398,30 +399,6 @@ def _digest(content: dict[str, Any]) -> str:
 TEACHER_TRAINING = ("epochs", "batch_size", "optimizer", "warmup_epochs", "label_smoothing")
 
 
-def put(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of nested mappings, in place.
-
-    A mapping on the way that is not written is made; nothing happens below one that is `none` (no teacher, no epochs).
-    """
-    *path, last = key.split(".")
-    for part in path:
-        inner = content.setdefault(part, {})
-        if not isinstance(inner, dict):
-            return
-        content = inner
-    content[last] = value
-
-
-def get(content: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key of nested mappings; none where a mapping on the way is absent."""
-    value: Any = content
-    for part in key.split("."):
-        if not isinstance(value, dict):
-            return None
-        value = value.get(part)
-    return value
-
-
 @cache
 def sections(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel]]:
     """Every nested section below `model` by its dotted name."""
@@ -448,19 +425,3 @@ def _default(key: str) -> Any:
     owner = sections(TrialConfig)[section] if section else TrialConfig
     default = owner.model_fields[name].default
     return default.model_dump() if isinstance(default, BaseModel) else default
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; `options` stays whole, as JSON text."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if key == "options":
-            flat[name] = json.dumps(value, sort_keys=True)
-        elif isinstance(value, dict):
-            flat.update(flatten(value, f"{name}."))
-        elif isinstance(value, list):
-            flat[name] = json.dumps(value)
-        else:
-            flat[name] = value
-    return flat

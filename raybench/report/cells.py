@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import polars as pl
 
 from raybench.config.faults import no_such_key
+from raybench.config.keys import get
 from raybench.config.plan import Cell, Setting, cell_factors, label
 from raybench.config.recorded import PREFIX, recorded_trial
-from raybench.config.trial import TrialConfig, get, trial_keys
+from raybench.config.trial import TrialConfig, trial_keys
 from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from raybench.config.augmentation import ALLOWED
+from raybench.config.keys import get
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import get
 
 if TYPE_CHECKING:
     from .conftest import Faults, Written

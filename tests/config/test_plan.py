@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from raybench.config.keys import get
 from raybench.config.plan import Cell, Plan, label, make_plan, short_key, show
 from raybench.config.space import draw
 from raybench.config.sweep import SweepConfig
-from raybench.config.trial import TrialConfig, get
+from raybench.config.trial import TrialConfig
 from raybench.errors import ConfigError
 
 BASE: dict[str, Any] = {

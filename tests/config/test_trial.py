@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from raybench.config import trial as trial_module
-from raybench.config.trial import OptimizerConfig, Section, TrialConfig, flatten, get, put, trial_keys
+from raybench.config.keys import flatten, put
+from raybench.config.trial import OptimizerConfig, Section, TrialConfig, trial_keys
 
 TEACHER: dict[str, Any] = {"name": "vit_micro_patch2_8", "epochs": 30, "optimizer": {"name": "adamw", "lr": 0.002}}
 
@@ -364,15 +365,6 @@ def test_teacher_trial_shares_data_and_has_no_seed_of_the_student() -> None:
     assert own.model.name == "vit_micro_patch2_8"
     assert make().teacher_trial() is None
     assert soft(distillation__alpha=0.0).teacher_trial() is None
-
-
-def test_put_and_get_reach_what_is_not_written_and_leave_none_alone() -> None:
-    content: dict[str, Any] = {"distillation": {"teacher": None}}
-    put(content, "optimizer.lr", 0.3)
-    put(content, "distillation.teacher.prepare", "head")
-    assert content == {"distillation": {"teacher": None}, "optimizer": {"lr": 0.3}}
-    assert get(content, "optimizer.lr") == 0.3
-    assert get(content, "distillation.teacher.prepare") is None
 
 
 def test_flat_has_every_key_and_json_for_lists() -> None:
