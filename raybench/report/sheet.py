@@ -10,9 +10,10 @@ from typing import Any
 
 from raybench.config.plan import short_key, show
 from raybench.config.price import Price
-from raybench.report.comparison import CellResult, Difference, rivalries
+from raybench.report.comparison import CellResult, Difference
 from raybench.report.references import published_lines
 from raybench.report.statistics import Estimate
+from raybench.report.verdicts import rivalries
 from raybench.results.published import PublishedRow
 
 NOT_APPLICABLE = "–"

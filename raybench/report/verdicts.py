@@ -1,0 +1,195 @@
+"""Which cell each is compared with, by how much it differs, and which differences and which best cells are real.
+
+All from results of cells alone. Differences are paired by seed where seed, split and order are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from raybench.report.cell_result import Against, CellResult, Difference, Verdict
+from raybench.report.selection import Mode
+from raybench.report.statistics import SIGNIFICANCE, estimate, holm, p_value, seeds_needed, welch
+
+MIN_PAIRS = 3
+"""Below so many seeds on both sides nothing is tested."""
+
+
+def with_verdicts(results: list[CellResult], mode: Mode) -> list[CellResult]:
+    """The same results, each with its reference, its difference to that, the verdict on it, and the best ones marked.
+
+    `mode` says which way the metric of validation is better.
+    """
+    results = _with_references(results, mode)
+    by_label = {result.label: result for result in results}
+    return _marked(_judged([replace(result, difference=_difference(result, by_label)) for result in results]))
+
+
+def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
+    """Where no cell has the student alone to compare with: with the best on validation among those of the same data."""
+    if any(result.baseline is not None for result in results):
+        return results
+    sign = 1 if mode == "max" else -1
+    by_data: dict[str, list[CellResult]] = {}
+    for result in results:
+        if result.validation is not None:
+            by_data.setdefault(_data(result), []).append(result)
+    found = []
+    for result in results:
+        group = by_data.get(_data(result), [])
+        best = max(group, key=lambda r: sign * r.validation.mean if r.validation else -math.inf, default=result)
+        found.append(result if best is result else replace(result, baseline=best.label, baseline_chosen=True))
+    return found
+
+
+def _data(result: CellResult) -> str:
+    """Names what a cell was trained and judged on."""
+    factors = {key: value for key, value in result.factors.items() if key.startswith("dataset")}
+    return json.dumps([factors, result.presets, result.variants], sort_keys=True)
+
+
+def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Difference | None:
+    base = by_label.get(result.baseline) if result.baseline is not None else None
+    if base is None:
+        return None
+    return _between(result, base, "best on validation" if result.baseline_chosen else "student alone")
+
+
+def _between(result: CellResult, base: CellResult, to: Against) -> Difference | None:
+    """One cell minus another, not judged yet; none where one of them has no number."""
+    alone = dict(base.by_seed) if _same_images(result, base) else {}
+    by_seed = tuple((seed, value - alone[seed]) for seed, value in result.by_seed if seed in alone)
+    if not by_seed:
+        return _unpaired(result, base, to)
+    values = [value for _, value in by_seed]
+    found = estimate(values)
+    assert found is not None
+    enough = found.n >= MIN_PAIRS
+    return Difference(
+        to=to,
+        by_seed=by_seed,
+        n=found.n,
+        mean=found.mean,
+        sd=found.sd,
+        low=found.low,
+        high=found.high,
+        p=p_value(values) if enough else None,
+        p_holm=None,
+        compared=0,
+        verdict="too few seeds",
+        seeds_needed=None,
+    )
+
+
+def _unpaired(result: CellResult, base: CellResult, to: Against) -> Difference | None:
+    """Cells that share no images seed by seed are two samples."""
+    ours, theirs = [value for _, value in result.by_seed], [value for _, value in base.by_seed]
+    if not ours or not theirs:
+        return None
+    found = welch(ours, theirs)
+    enough = min(len(ours), len(theirs)) >= MIN_PAIRS
+    return Difference(
+        to=to,
+        by_seed=(),
+        n=min(len(ours), len(theirs)),
+        mean=found.mean,
+        sd=found.sd,
+        low=found.low,
+        high=found.high,
+        p=found.p if enough else None,
+        p_holm=None,
+        compared=0,
+        verdict="too few seeds",
+        seeds_needed=None,
+    )
+
+
+def _same_images(result: CellResult, base: CellResult) -> bool:
+    """Whether equal seeds mean the same images in the same order."""
+    if not result.selected or not base.selected:
+        return True
+    ours, theirs = result.selected[0].dataset, base.selected[0].dataset
+    keys = ("data_key", "fingerprint", "train_size", "val_size")
+    return all(getattr(ours, key) == getattr(theirs, key) for key in keys)
+
+
+def _judged(results: list[CellResult]) -> list[CellResult]:
+    """The same results with p values corrected together, and their verdicts.
+
+    Comparisons with the student alone were planned: Holm. The best on validation was chosen by looking at all cells, so
+    that each comparison with it is one of all pairs there were to choose from: Bonferroni over those.
+    """
+    tested = [result.difference.p for result in results if result.difference and result.difference.p is not None]
+    chosen = any(result.difference and result.difference.to == "best on validation" for result in results)
+    compared = _pairs(results) if chosen else len(tested)
+    corrected = iter([min(1.0, compared * p) for p in tested] if chosen else holm(tested))
+    judged: list[CellResult] = []
+    for result in results:
+        found = result.difference
+        if found is None or found.p is None:
+            judged.append(result)
+            continue
+        p_holm = next(corrected)
+        upwards = found.mean > 0 if result.test_mode == "max" else found.mean < 0
+        verdict: Verdict = "not distinguishable"
+        if p_holm < SIGNIFICANCE:
+            verdict = "better" if upwards else "worse"
+        # Enough where this one difference would have to pass the whole correction.
+        needed = seeds_needed(found.mean, found.sd, SIGNIFICANCE / compared) if found.paired and found.sd else None
+        found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict, seeds_needed=needed)
+        judged.append(replace(result, difference=found))
+    return judged
+
+
+def rivalries(results: Sequence[CellResult]) -> int:
+    """Comparisons of a best cell with each other of its group, all groups together."""
+    return sum(len(group) - 1 for group in _groups(results))
+
+
+def _groups(results: Sequence[CellResult]) -> list[list[CellResult]]:
+    """Cells with a test result that are compared with the same one, that one among them."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results:
+        if result.test is not None:
+            groups.setdefault(result.baseline or result.label, []).append(result)
+    return list(groups.values())
+
+
+def _marked(results: list[CellResult]) -> list[CellResult]:
+    """The same results, the best of each group marked where the difference to every other of it is real.
+
+    Bonferroni over `rivalries`: of k cells, one that is not the best is marked only if it also passes against the one
+    that is, which is one comparison for each such cell and k - 1 in all. So at most 5 % of tables have a false mark.
+    """
+    comparisons = rivalries(results)
+    best = {found.label for group in _groups(results) if (found := _best(group, comparisons)) is not None}
+    return [replace(result, best=True) if result.label in best else result for result in results]
+
+
+def _best(group: Sequence[CellResult], comparisons: int) -> CellResult | None:
+    """The cell that is better than each other of its group; none where one of them cannot be told from it."""
+    if len(group) < 2:
+        return None
+    if any(result.baseline_chosen for result in group):
+        # Compared with it already, over all pairs there were to choose from.
+        first = [result for result in group if not result.baseline_chosen]
+        worse = all(r.difference is not None and r.difference.verdict == "worse" for r in group if r.baseline_chosen)
+        return first[0] if first and worse else None
+    sign = 1 if group[0].test_mode == "max" else -1
+    best = max(group, key=lambda result: sign * result.test.mean if result.test else -math.inf)
+    others = [_between(best, other, "student alone") for other in group if other is not best]
+    real = (
+        found is not None and found.p is not None and comparisons * found.p < SIGNIFICANCE and sign * found.mean > 0
+        for found in others
+    )
+    return best if all(real) else None
+
+
+def _pairs(results: Sequence[CellResult]) -> int:
+    """Pairs of cells with the same data, each of which could have been compared."""
+    sizes = Counter(_data(result) for result in results if result.test is not None)
+    return sum(size * (size - 1) // 2 for size in sizes.values())
