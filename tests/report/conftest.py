@@ -1,9 +1,9 @@
-"""What the tests of views share: rows of trials with as many columns as they need, and a look at a written picture."""
+"""What the tests share: rows of trials with as many columns as they need, results of cells, a look at a picture."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+
+from raybench.report import spread
+from raybench.report.comparison import CellResult, Counts
+from raybench.report.statistics import estimate
 
 Rows = list[dict[str, Any]]
 Frame = Callable[[Rows], pl.DataFrame]
@@ -38,6 +42,40 @@ def frame() -> Frame:
         return pl.DataFrame([_row(row, number) for number, row in enumerate(rows)], infer_schema_length=None)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cell_result() -> Callable[..., CellResult]:
+    """A result of a cell by label, factors and each seed's value, which is that of validation too.
+
+    Nothing else of it was measured, but what is given by name.
+    """
+
+    def make(label: str, factors: Mapping[str, Any], values: Sequence[float], **known: Any) -> CellResult:
+        about: dict[str, Any] = {
+            **dict.fromkeys(("baseline", "difference", "teacher_top1", "gmacs", "infer_samples_per_sec")),
+            **dict.fromkeys(("train_time", "epoch_time", "peak_memory", "device_hours", "param_count")),
+            "tuned": {},
+            "selected": (),
+            "presets": ("small",),
+            "variants": ("official",),
+            "metric": "eval_top1",
+            "test_metric": "test_top1",
+            "test_mode": "max",
+            "by_seed": tuple(enumerate(values)),
+            "test": estimate(values),
+            "validation": estimate(values),
+            "counts": Counts(complete=len(values)),
+        }
+        return CellResult(label=label, factors=factors, **about | known)
+
+    return make
+
+
+@pytest.fixture
+def independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points taken as independent, which every textbook formula does."""
+    monkeypatch.setattr(spread, "CORRELATIONS", np.zeros(1))
 
 
 @pytest.fixture(scope="session")

@@ -8,57 +8,47 @@ from typing import Any
 
 import pytest
 
-from raybench.report.comparison import CellResult, Counts
+from raybench.report.comparison import CellResult
 from raybench.report.interaction import alpha_interaction, interaction_panels, interactions
 from raybench.report.statistics import estimate
 
 Picture = Callable[[Path | None], tuple[int, int]]
 Words = Callable[[Path | None], str]
+Make = Callable[..., CellResult]
+Gain = Callable[[float, str, Any], float]
+Sweep = Callable[[Gain], list[CellResult]]
 ALPHA, KIND, SIZE = "distillation.alpha", "distillation.type", "dataset.train_size"
-
-
-def cell(factors: Mapping[str, Any], values: tuple[float, ...], presets: tuple[str, ...] = ("small",)) -> CellResult:
-    return CellResult(
-        label=repr(factors),
-        factors=factors,
-        baseline=None,
-        tuned={},
-        selected=(),
-        by_seed=tuple(enumerate(values)),
-        test=estimate(values),
-        validation=estimate(values),
-        difference=None,
-        counts=Counts(complete=len(values)),
-        train_time=None,
-        epoch_time=None,
-        peak_memory=None,
-        device_hours=None,
-        param_count=None,
-        gmacs=None,
-        infer_samples_per_sec=None,
-        teacher_top1=None,
-        presets=presets,
-        variants=("official",),
-        metric="eval_top1",
-        test_metric="test_top1",
-        test_mode="max",
-    )
 
 
 SEEDS = (0.0, 1.5, -1.0)
 
 
-def sweep(gain: Callable[[float, str, Any], float]) -> list[CellResult]:
+@pytest.fixture
+def cell(cell_result: Callable[..., CellResult]) -> Make:
+    """A cell by its factors."""
+
+    def make(factors: Mapping[str, Any], values: tuple[float, ...], **known: Any) -> CellResult:
+        return cell_result(repr(factors), factors, values, **known)
+
+    return make
+
+
+@pytest.fixture
+def sweep(cell: Make) -> Sweep:
     """Alpha x kind x train size; seeds shift every cell alike."""
     base = {100: 50.0, "all": 80.0}
-    alone = [cell({ALPHA: 0.0, SIZE: size}, tuple(base[size] + s for s in SEEDS)) for size in base]
-    taught = [
-        cell({ALPHA: a, KIND: kind, SIZE: size}, tuple(base[size] + gain(a, kind, size) + s for s in SEEDS))
-        for a in (0.5, 0.9)
-        for kind in ("hard", "soft")
-        for size in base
-    ]
-    return alone + taught
+
+    def make(gain: Gain) -> list[CellResult]:
+        alone = [cell({ALPHA: 0.0, SIZE: size}, tuple(base[size] + s for s in SEEDS)) for size in base]
+        taught = [
+            cell({ALPHA: a, KIND: kind, SIZE: size}, tuple(base[size] + gain(a, kind, size) + s for s in SEEDS))
+            for a in (0.5, 0.9)
+            for kind in ("hard", "soft")
+            for size in base
+        ]
+        return alone + taught
+
+    return make
 
 
 def nothing(alpha: float, kind: str, size: Any) -> float:  # noqa: ARG001
@@ -73,7 +63,7 @@ def by_kind(alpha: float, kind: str, size: Any) -> float:  # noqa: ARG001
     return 5 * alpha if kind == "soft" else alpha
 
 
-def test_the_student_alone_begins_every_line() -> None:
+def test_the_student_alone_begins_every_line(sweep: Sweep) -> None:
     panels = interaction_panels(sweep(nothing), KIND)
     assert [panel.title for panel in panels] == ["100 training images", "all training images"]
     for panel in panels:
@@ -85,7 +75,7 @@ def test_the_student_alone_begins_every_line() -> None:
     assert list(by_size[0].lines) == ["100 training images", "all training images"]
 
 
-def test_what_only_adds_up_does_not_interact() -> None:
+def test_what_only_adds_up_does_not_interact(sweep: Sweep) -> None:
     for other in (KIND, SIZE):
         for panel in interaction_panels(sweep(added), other):
             (found,) = interactions(panel)
@@ -94,7 +84,7 @@ def test_what_only_adds_up_does_not_interact() -> None:
             assert (found.low, found.high, found.estimate.n) == (0.0, 0.9, 3)
 
 
-def test_the_difference_of_differences_is_recovered() -> None:
+def test_the_difference_of_differences_is_recovered(sweep: Sweep) -> None:
     def gain(alpha: float, kind: str, size: Any) -> float:
         return 2 * alpha + (3 * alpha if kind == "soft" else 0) - (4 * alpha if size == "all" else 0)
 
@@ -107,7 +97,7 @@ def test_the_difference_of_differences_is_recovered() -> None:
     assert size.estimate.mean == pytest.approx(-4 * 0.9)
 
 
-def test_only_seeds_of_all_four_cells_count() -> None:
+def test_only_seeds_of_all_four_cells_count(cell: Make) -> None:
     cells = [
         cell({ALPHA: alpha, SIZE: size}, values)
         for (alpha, size), values in {
@@ -122,9 +112,9 @@ def test_only_seeds_of_all_four_cells_count() -> None:
     assert found.estimate == estimate([(4 - 1) - (2 - 1), (7 - 2) - (4 - 2)])
 
 
-def test_presets_have_panels_of_their_own() -> None:
+def test_presets_have_panels_of_their_own(cell: Make) -> None:
     cells = [
-        cell({ALPHA: alpha, SIZE: size}, (1.0, 2.0), (preset,))
+        cell({ALPHA: alpha, SIZE: size}, (1.0, 2.0), presets=(preset,))
         for preset in ("small", "paper")
         for alpha in (0.0, 0.5)
         for size in (100, 500)
@@ -134,7 +124,7 @@ def test_presets_have_panels_of_their_own() -> None:
     assert all(r.presets == (panel.title[7:],) for panel in panels for line in panel.lines.values() for r in line)
 
 
-def test_figure(whole_picture: Picture, words_of: Words, tmp_path: Path) -> None:
+def test_figure(sweep: Sweep, whole_picture: Picture, words_of: Words, tmp_path: Path) -> None:
     results = sweep(by_kind)
     whole_picture(alpha_interaction(results, KIND, tmp_path / "a.png", source="results/x"))
     drawn = words_of(alpha_interaction(results, SIZE, tmp_path / "b.svg"))
@@ -142,7 +132,7 @@ def test_figure(whole_picture: Picture, words_of: Words, tmp_path: Path) -> None
     assert "at 100 training images, paired by seed" in drawn
 
 
-def test_nothing_to_see(tmp_path: Path) -> None:
+def test_nothing_to_see(sweep: Sweep, tmp_path: Path) -> None:
     results = sweep(nothing)
     one_size = [r for r in results if r.factors[SIZE] == 100]
     one_alpha = [r for r in results if r.factors[ALPHA] == 0.5]

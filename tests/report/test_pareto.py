@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybench.report.comparison import CellResult, Counts
+from raybench.report.comparison import CellResult
 from raybench.report.pareto import Cost, Mode, cost_panels, pareto_figure, pareto_front
-from raybench.report.statistics import estimate
 
 Picture = Callable[[Path | None], tuple[int, int]]
 Words = Callable[[Path | None], str]
+Make = Callable[..., CellResult]
 Points = list[tuple[float | None, float | None]]
 SIZE = "dataset.train_size"
 
@@ -64,38 +64,20 @@ def test_trivial_fronts() -> None:
     assert pareto_front([(1.0, 1.0), (2.0, 1.0), (1.0, 0.0)]) == [0]
 
 
-def cell(name: str, cost: float | None, values: tuple[float, ...], **changes: Any) -> CellResult:
-    return replace(
-        CellResult(
-            label=name,
-            factors={"model.name": name},
-            baseline=None,
-            tuned={},
-            selected=(),
-            by_seed=tuple(enumerate(values)),
-            test=estimate(values),
-            validation=estimate(values),
-            difference=None,
-            counts=Counts(complete=len(values)),
-            train_time=None,
-            epoch_time=None,
-            peak_memory=None,
-            device_hours=None,
-            param_count=cost,
-            gmacs=cost,
-            infer_samples_per_sec=None if cost is None else 100 / cost,
-            teacher_top1=None,
-            presets=("small",),
-            variants=("official",),
-            metric="eval_top1",
-            test_metric="test_top1",
-            test_mode="max",
-        ),
-        **changes,
-    )
+@pytest.fixture
+def cell(cell_result: Callable[..., CellResult]) -> Make:
+    """A model with what it costs."""
+
+    def make(name: str, cost: float | None, values: tuple[float, ...], **known: Any) -> CellResult:
+        costs = {"param_count": cost, "gmacs": cost, "infer_samples_per_sec": None if cost is None else 100 / cost}
+        return cell_result(name, {"model.name": name}, values, **costs | known)
+
+    return make
 
 
-def models() -> list[CellResult]:
+@pytest.fixture
+def models(cell: Make) -> list[CellResult]:
+    """Three on the front, one behind it, two that are not measured."""
     return [
         cell("tiny", 1.0, (60.0, 61.0, 62.0)),
         cell("mid", 4.0, (70.0, 71.0, 72.0)),
@@ -107,25 +89,25 @@ def models() -> list[CellResult]:
 
 
 @pytest.mark.parametrize("cost", ["gmacs", "infer_samples_per_sec", "param_count"])
-def test_points_of_a_panel(cost: Cost) -> None:
-    (panel,) = cost_panels(models(), cost)
+def test_points_of_a_panel(cost: Cost, models: list[CellResult]) -> None:
+    (panel,) = cost_panels(models, cost)
     points = panel.points
     assert panel.title == ""
     assert {point.name: point.on_front for point in points} == {"tiny": True, "mid": True, "bad": False, "big": True}
     assert [point.value for point in points] == [61.0, 71.0, 66.0, 81.0]
 
 
-def test_a_loss_is_better_when_lower() -> None:
-    losses = [replace(each, test_mode="min", test_metric="test_loss") for each in models()]
+def test_a_loss_is_better_when_lower(models: list[CellResult]) -> None:
+    losses = [replace(each, test_mode="min", test_metric="test_loss") for each in models]
     (panel,) = cost_panels(losses, "gmacs")
     assert [point.name for point in panel.points if point.on_front] == ["tiny"]
 
 
-def test_populations_have_fronts_of_their_own() -> None:
+def test_populations_have_fronts_of_their_own(models: list[CellResult]) -> None:
     def of(**changes: Any) -> list[CellResult]:
-        return [replace(each, **changes) for each in models()]
+        return [replace(each, **changes) for each in models]
 
-    sized = [replace(r, factors={**r.factors, SIZE: size}) for size in (500, "all") for r in models()]
+    sized = [replace(r, factors={**r.factors, SIZE: size}) for size in (500, "all") for r in models]
     cases = {
         ("preset small", "preset paper"): of() + of(presets=("paper",)),
         ("official", "own split"): of() + of(variants=("own split",)),
@@ -137,7 +119,7 @@ def test_populations_have_fronts_of_their_own() -> None:
         assert all([p.name for p in each.points if p.on_front] == ["tiny", "mid", "big"] for each in panels)
 
 
-def test_speed_of_equal_models_is_noise(tmp_path: Path) -> None:
+def test_speed_of_equal_models_is_noise(cell: Make, tmp_path: Path) -> None:
     equal = [cell(str(n), 4.0, (70.0 + n,), infer_samples_per_sec=100.0 + n) for n in range(3)]
     assert cost_panels(equal, "infer_samples_per_sec") == []
     unknown = [replace(each, gmacs=None) for each in equal]
@@ -149,16 +131,16 @@ def test_speed_of_equal_models_is_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cost", ["gmacs", "infer_samples_per_sec", "param_count"])
-def test_figure(cost: Cost, whole_picture: Picture, tmp_path: Path) -> None:
-    first = pareto_figure(models(), cost, tmp_path / "a.png", source="results/x")
-    again = pareto_figure(models(), cost, tmp_path / "b.png", source="results/x")
+def test_figure(cost: Cost, models: list[CellResult], whole_picture: Picture, tmp_path: Path) -> None:
+    first = pareto_figure(models, cost, tmp_path / "a.png", source="results/x")
+    again = pareto_figure(models, cost, tmp_path / "b.png", source="results/x")
     whole_picture(first)
     assert first is not None
     assert again is not None
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_crowded_figure_in_two_panels(whole_picture: Picture, words_of: Words, tmp_path: Path) -> None:
+def test_crowded_figure_in_two_panels(cell: Make, whole_picture: Picture, words_of: Words, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     crowd = [
         replace(
