@@ -71,10 +71,14 @@ from raybench.config.trial import TrialConfig
 from raybench.training.recorder import Setup
 from raybench.training.trial import run_trial
 
-config, folder, until = TrialConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-begun = time.monotonic()
-outcome = run_trial(config, Setup(sweep="clock", preset="quick", results=folder, checkpoint_every_s=0), "a cell", until)
-print(json.dumps({"status": outcome.status, "took": time.monotonic() - begun, "clock": time.time()}))
+config, folder = TrialConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])
+setup = Setup(sweep="clock", preset="quick", results=folder, checkpoint_every_s=0)
+for until in map(int, sys.argv[3:]):
+    begun = time.monotonic()
+    outcome = run_trial(config, setup, "a cell", until)
+    said = {"status": outcome.status, "took": time.monotonic() - begun, "clock": time.time()}
+    print(json.dumps(said), flush=True)
+    sys.stdin.readline()
 """
 
 CONFIG = json.dumps(
@@ -105,12 +109,12 @@ class Clock:
         with self.file.open("r+b" if self.file.exists() else "wb") as file:
             file.write(struct.pack("l", seconds))
 
-    def start(self, folder: Path, until: int = EPOCHS) -> subprocess.Popen[str]:
-        """Start the trial under this clock."""
+    def start(self, folder: Path, *until: int) -> subprocess.Popen[str]:
+        """Start attempts of the trial under this clock, each to that epoch, the next when a line is written to it."""
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         environment |= {"LD_PRELOAD": str(self.library), "CLOCK_SHIFT": str(self.file)}
-        command = [sys.executable, "-W", "error", "-c", TRIAL, CONFIG, str(folder), str(until)]
-        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
+        command = [sys.executable, "-W", "error", "-c", TRIAL, CONFIG, str(folder), *map(str, until)]
+        return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @pytest.fixture
@@ -118,12 +122,13 @@ def clock(tmp_path: Path) -> Clock:
     return Clock(tmp_path)
 
 
-def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the trial says when it is through."""
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    said: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return said
+def said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What it says when an attempt is through."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "it ended before"
+    found: dict[str, Any] = json.loads(line)
+    return found
 
 
 def check(folder: Path, took: float, attempt: int) -> dict[str, Any]:
@@ -145,27 +150,34 @@ def check(folder: Path, took: float, attempt: int) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_clock_jumps_while_a_trial_trains(clock: Clock, tmp_path: Path, jump_s: int) -> None:
     folder = tmp_path / "results"
-    process = clock.start(folder)
+    process = clock.start(folder, EPOCHS)
     while Store(folder).epochs().is_empty():
         assert process.poll() is None
         time.sleep(0.05)
     before = Store(folder).epochs().height
     clock.set(jump_s)
-    said = ended(process)
+    found = said(process)
     assert before < EPOCHS  # it really jumped in the midst of training …
-    assert abs(said["clock"] - time.time() - jump_s) < 60  # … and the trial saw it
-    assert said["status"] == "complete"
-    check(folder, said["took"], attempt=1)
+    assert abs(found["clock"] - time.time() - jump_s) < 60  # … and the trial saw it
+    assert found["status"] == "complete"
+    check(folder, found["took"], attempt=1)
+    process.communicate("\n", timeout=60)
 
 
 @pytest.mark.scenario(11)
 def test_a_later_attempt_counts_though_the_clock_went_back(clock: Clock, tmp_path: Path) -> None:
     folder = tmp_path / "results"
-    first = ended(clock.start(folder, until=EPOCHS // 2))
+    process = clock.start(folder, EPOCHS // 2, EPOCHS)
+    first = said(process)
     assert first["status"] == "running"
     before = Store(folder).epochs().drop("attempt")
     clock.set(-HOUR_S)
-    second = ended(clock.start(folder))
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    second = said(process)
+    assert second["clock"] < first["clock"]
+    process.communicate("\n", timeout=60)
     row = check(folder, first["took"] + second["took"], attempt=2)
     assert row["failures"] == 0
     assert Store(folder).epochs().drop("attempt").head(EPOCHS // 2).equals(before)
