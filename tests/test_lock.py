@@ -19,6 +19,7 @@ LINE = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)==(\d+(?:\.\d+)*(?:(?:a|b|rc|\.pos
 # What the Makefile runs and installs with, and what the tests and the type checker import.
 TOOLS = {"uv", "hatchling", "editables", "pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "import-linter"}
 TOOLS |= {"moto", "flask", "flask-cors"}  # the object store of the tests
+TOOLS |= {"duckdb"}  # the ready queries of docs/results.md
 
 in_own_environment = pytest.mark.skipif(
     Path(sys.prefix).resolve() != (ROOT / ".venv").resolve(), reason="not run by the .venv that the lock describes"
