@@ -37,12 +37,10 @@ PAGES = [
 
 OTHERS = {
     ".": "the shell's own: activates an environment",
-    "cd": "the shell's own",
     "umask": "the shell's own",
     "mkdir": "of every Linux",
     "grep": "of every Linux",
     "ss": "of every Linux",
-    "git": "git's own",
     "pip": "pip's own",
     "uv": "uv's own",
     "ray": "Ray's own; tests/cluster/lab runs `ray up` of the same file",
@@ -55,7 +53,6 @@ NOT_RUN = {
     r"make sweep|make test|make docs": "makes .venv first; CI begins with it in a fresh clone",
     r"make lock|\.venv/bin/uv |pip ": "changes the environment, from a registry",
     r"\. \.venv": "the environment of the tests is active already",
-    r"git clone|cd ": "the clone is here",
     r"tensorboard": "serves until it is stopped; tests/results/test_tensorboard.py starts it",
     r"ss ": "looks at a sweep while it runs",
     r"\(umask": "the key of a cluster; tests/cluster/lab runs it",

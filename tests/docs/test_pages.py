@@ -46,3 +46,15 @@ def test_each_page_has_its_place() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_questions_quote_what_is_printed() -> None:
+    files = [ROOT / "Makefile", *(ROOT / "raybench").rglob("*.py")]
+    # As it is printed: pieces of a text that stand in two lines of the source are one.
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(file.read_text() for file in files))
+    page = (ROOT / "docs/faq.md").read_text().partition("## What one asks")[0]
+    headings = re.findall(r"^\*\*(.*?)\*\*", page, re.MULTILINE)
+    quoted = [span for heading in headings for span in re.findall(r"`([^`]+)`", heading)]
+    pieces = [piece.strip() for span in quoted for piece in re.split("…|cifar100", span) if piece.strip(" ?")]
+    assert len(pieces) > 15
+    assert [piece for piece in pieces if piece not in said] == []
