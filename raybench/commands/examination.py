@@ -43,7 +43,6 @@ FEW_FILES = 1024
 CLUSTER_PORTS = {6379: "a Ray head", 8265: "Ray's dashboard", 10001: "Ray's client server"}
 WEIGHT_FILES = ("*.safetensors", "*.th", "*.pth", "*.pt", "*.bin", "*.tar")
 EXTRAS = {
-    "ray": "without it no sweep runs",
     "codec": "for the model bmshj2018_factorized and the sweep ci2p_codec",
     "text": "for the data set multi30k and BLEU",
     "s3": "for results in an object store",
@@ -95,22 +94,21 @@ def packages(name: str = "raybench") -> Iterator[Finding]:
     try:
         requirements = [Requirement(text) for text in metadata.requires(name) or []]
     except metadata.PackageNotFoundError:
-        yield Finding("note", "packages", f"{name} runs from its source and is not installed", "pip install -e .[ray]")
+        yield Finding("note", "packages", f"{name} runs from its source and is not installed", "pip install -e .")
         return
     asked = [(each, _extra_of(each)) for each in requirements]
     due = [(each, extra) for each, extra in asked if each.marker is None or each.marker.evaluate({"extra": extra})]
     lacking = [(each, extra, fault) for each, extra in due if (fault := _unmet(each))]
     if own := [(each, fault) for each, extra, fault in lacking if not extra]:
-        names = " ".join(f'"{each.name}{each.specifier}"' for each, _ in own)
+        names = " ".join(f'"{str(each).partition(";")[0].strip()}"' for each, _ in own)
         yield Finding("fault", "packages", "; ".join(fault for _, fault in own), f"pip install {names}")
     known = ", ".join(f"{each} {version}" for each in ("torch", "ray", "timm") if (version := _version(each)))
     met = sum(not extra for _, extra in due) - len(own)
     yield Finding("ok", "packages", f"{met} as required ({known})")
     for extra in dict.fromkeys(extra for _, extra, _ in lacking if extra):
         faults = "; ".join(fault for _, other, fault in lacking if other == extra)
-        state: State = "fault" if extra == "ray" else "note"
         text = f"{faults}: {EXTRAS.get(extra, 'optional')}"
-        yield Finding(state, "packages", text, f'pip install "{name}[{extra}]"')
+        yield Finding("note", "packages", text, f'pip install "{name}[{extra}]"')
 
 
 def _extra_of(requirement: Requirement) -> str:

@@ -50,7 +50,7 @@ def run_sweep(
 ) -> int:
     """Run what is due, then print the table; returns the exit code. Raises RaybenchError when it cannot start."""
     if importlib.util.find_spec("ray") is None:
-        raise RaybenchError('a sweep runs on Ray, which is not installed: pip install "raybench[ray]"')
+        raise RaybenchError('a sweep runs on Ray, which is not installed: pip install "ray[default,tune]"')
     from raybench.cluster.session import configure
 
     configure(sweep.address)  # before anything imports ray
