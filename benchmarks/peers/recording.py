@@ -9,6 +9,7 @@ What is beside it, the times of the run say; the recording is only shorter. No f
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -26,7 +27,7 @@ from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-COLUMNS, ROWS = 116, 24
+COLUMNS, ROWS = 120, 34
 FRAMES = 9
 """Screens shown; a page that holds hundreds is slow to load."""
 SHOWN_S, LAST_S = 1.6, 8.0
@@ -34,11 +35,21 @@ SHOWN_S, LAST_S = 1.6, 8.0
 THEME = TerminalTheme(
     (22, 27, 34),
     (222, 228, 235),
-    [(72, 79, 88), (255, 140, 130), (110, 210, 130), (230, 190, 90), (120, 180, 255), (200, 160, 255), (90, 210, 220), (222, 228, 235)],
+    [
+        (72, 79, 88),
+        (255, 140, 130),
+        (110, 210, 130),
+        (230, 190, 90),
+        (120, 180, 255),
+        (200, 160, 255),
+        (90, 210, 220),
+        (222, 228, 235),
+    ],
 )
 """Light on dark, on its own ground: the same on a dark page and on a light one."""
 FORMAT = """<g class="frame" style="animation-name: {unique_id}">
-<style>{styles}</style><clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>
+<style>{styles}</style>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
 <defs>{lines}</defs>{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>"""
 FONT = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
@@ -77,7 +88,7 @@ def screens(written: list[tuple[float, bytes]]) -> list[tuple[float, Text]]:
     seen: list[tuple[float, Text]] = []
     for (at, some), following in zip(written, [*written[1:], (written[-1][0] + 10, b"")], strict=True):
         stream.feed(some)
-        if following[0] - at > 0.2 and (not seen or seen[-1][1].plain != (text := _text(screen)).plain):
+        if following[0] - at > 0.2 and (not seen or seen[-1][1].plain != _text(screen).plain):
             seen.append((at, _text(screen)))
     return seen
 
@@ -114,8 +125,8 @@ def svg(command: list[str], frames: list[tuple[float, Text]]) -> str:
     """One picture of all of them, which shows one after the other, and the last where motion is not wanted."""
     total = SHOWN_S * (len(frames) - 1) + LAST_S
     parts, keys, begins = [], [], 0.0
-    for index, (at, text) in enumerate(frames):
-        console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True, color_system="truecolor")  # noqa: SIM115
+    for index, (_, text) in enumerate(frames):
+        console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         console.print(text, end="")
         parts.append(console.export_svg(theme=THEME, code_format=FORMAT, unique_id=f"f{index}"))
         ends = begins + (SHOWN_S if index < len(frames) - 1 else LAST_S)
@@ -124,10 +135,11 @@ def svg(command: list[str], frames: list[tuple[float, Text]]) -> str:
     char, line = 12.2, 24.4
     width, height = round(COLUMNS * char) + 32, round(ROWS * line) + 64
     title = f"$ {shlex.join(command)}"
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-labelledby="title">
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">
 <title id="title">{_escaped(title)}: a recording of {frames[-1][0]:.0f} s, {len(frames)} screens of it</title>
 <style>
-.frame {{ font-family: {FONT}; font-size: 20px; animation-duration: {total:g}s; animation-iteration-count: infinite; animation-timing-function: step-end; visibility: hidden }}
+.frame {{ font-family: {FONT}; font-size: 20px; visibility: hidden;
+  animation-duration: {total:g}s; animation-iteration-count: infinite; animation-timing-function: step-end }}
 .frame:last-child {{ visibility: visible }}
 {"".join(keys)}
 @media (prefers-reduced-motion: reduce) {{ .frame {{ animation: none }} }}

@@ -1,10 +1,10 @@
 """Every command on the pages: each is one that its program takes, and each that can run here is run.
 
 A page's commands stand in fences marked `sh`. The fast tests hold each against the parser of its command, and a sweep's
-keys against its file. The slow ones run a page from top to bottom, each line as it is written, by `sh` in an empty folder
-with an empty home: on embedded data, and on generated files in the layouts of real data sets. Only the epochs are
-fewer: `./sweeps` of that folder comes before raybench's own, and has the same sweeps with one epoch. Trials that a
-page names by an id have another one there.
+keys against its file. The slow ones run a page from top to bottom, each line as it is written, by `sh` in an empty
+folder with an empty home: on embedded data, and on generated files in the layouts of real data sets. Only epochs and
+seeds are fewer: `./sweeps` of that folder comes before raybench's own, and has the same sweeps with one epoch and two
+seeds. Trials that a page names by an id have another one there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,8 @@ OTHERS = {
 
 NOT_RUN = {
     r"make sweep|make test|make docs": "makes .venv first; CI begins with it in a fresh clone",
-    r"make lock|\.venv/bin/uv |pip ": "changes the environment, from a registry",
+    r"make lock|\.venv/bin/uv |pip |raybench (list models patch_mlp|sweep blobs)": "changes the environment; "
+    "tests/test_examples.py installs the example and runs its sweep",
     r"\. \.venv": "the environment of the tests is active already",
     r"tensorboard": "serves until it is stopped; tests/results/test_tensorboard.py starts it",
     r"ss ": "looks at a sweep while it runs",
@@ -117,9 +117,8 @@ def commands(page: Path) -> list[Command]:
 def spoken(page: Path) -> list[Command]:
     """Commands within a page's sentences: those in backticks that begin as one of ours does."""
     found = []
-    text = re.sub(
-        r"^( *)```.*?^\1```$", lambda fence: "\n" * fence[0].count("\n"), page.read_text(), flags=re.DOTALL | re.MULTILINE
-    )
+    fence = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
+    text = fence.sub(lambda block: "\n" * block[0].count("\n"), page.read_text())
     for span in re.finditer(r"`([^`\n]+)`", text):
         named = re.match(r"(raybench|make|python|tensorboard)( -m raybench\.\w+| \S)", span[1])
         if named and span[1] != "raybench cluster":  # which stands for all of its own
@@ -276,3 +275,159 @@ def test_each_option_named_on_a_page_is_one() -> None:
 def test_every_reason_has_its_command() -> None:
     unused = [reason for reason in NOT_RUN if not any(re.match(reason, each.text) for each in EVERY)]
     assert unused == []
+
+
+# -- Each that can run here is run -------------------------------------------------------------------------------------
+
+
+BEFORE = {
+    "README.md": ["deit_reverse --preset quick"],
+    "docs/results.md": ["deit_reverse --preset quick", "deit_reverse_pairs --preset quick", "deit --preset quick"],
+}
+"""Sweeps that a page takes for run."""
+TRIALS = {"3f9a0c1be2d4": ("deit_reverse", 0), "a81c77d0934e": ("deit_reverse", 1), "5d20e7b1c94f": ("deit", 0)}
+"""What a page calls a trial, and the sweep of which it is the first complete one, or the second."""
+PATIENCE_S = 1800
+"""Of the longest sweep on a busy machine."""
+
+
+def left_out(text: str) -> str | None:
+    """Why a command is not run; none where it is."""
+    return next((reason for begins, reason in NOT_RUN.items() if re.match(begins, text)), None)
+
+
+RUN = {page: [each for each in commands(page) if left_out(each.text) is None] for page in PAGES}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Someone who follows a page: an empty folder, an empty home, and nothing else in the environment."""
+
+    folder: Path
+    home: Path
+
+    def does(self, text: str) -> str:
+        """What a line prints, typed into a shell; it must succeed."""
+        for name, (sweep, number) in TRIALS.items():
+            if name in text:
+                text = text.replace(name, self.trials(sweep)[number])
+        text = re.sub(r"\bDIR\b", "data", text)
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        environment = {"HOME": str(self.home), "PATH": path, "LANG": "C.UTF-8"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            ["sh", "-c", text], env=environment, cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert done.returncode == 0, f"$ {text}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def trials(self, sweep: str) -> list[str]:
+        """Complete trials of a sweep."""
+        from raybench.results.store import Store
+
+        rows = Store(self.folder / "results" / sweep).trials(["trial_id", "status"]).sort("trial_id")
+        return [trial_id for trial_id, status in rows.iter_rows() if status == "complete"]
+
+
+def shortened(content: Any) -> Any:
+    """A sweep, or a part of one, with one epoch wherever there are more."""
+    if isinstance(content, list):
+        return [shortened(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    short = {"epochs": 1, "warmup_epochs": 0, "warmup_steps": 10}
+    return {key: short[key] if key in short else shortened(value) for key, value in content.items()}
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    """Someone with sweeps of one epoch, and with data in the layouts of the real ones."""
+    reader = Reader(tmp_path / "here", tmp_path / "home")
+    (reader.folder / "sweeps").mkdir(parents=True)
+    reader.home.mkdir()
+    for file in (ROOT / "sweeps").glob("*.yaml"):
+        first, rest = file.read_text().split("\n", 1)
+        content = shortened(yaml.safe_load(rest)) | {"seeds": [0, 1]}
+        for preset in content.get("presets", {}).values():
+            preset.pop("seeds", None)
+        (reader.folder / "sweeps" / file.name).write_text(f"{first}\n{yaml.safe_dump(content, sort_keys=False)}")
+    return reader
+
+
+def make_data(reader: Reader) -> None:
+    """Parquet of both CIFARs, photos, and sentence pairs; of noise, and few."""
+    import gzip
+    import io
+
+    import numpy as np
+    import polars as pl
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+
+    def image(side: int) -> bytes:
+        held = io.BytesIO()
+        Image.fromarray(draw.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(held, "png")
+        return held.getvalue()
+
+    data = reader.folder / "data"
+    (data / "multi30k").mkdir(parents=True)
+    for classes in (10, 100):
+        for part, count in (("train", 6000), ("test", 500)):
+            labels = [number % classes for number in range(count)]
+            frame = pl.DataFrame({"image": [image(32) for _ in labels], "label": labels})
+            frame.write_parquet(data / f"cifar{classes}_{part}.parquet")
+    for number in range(60):
+        photo = reader.home / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        photo.write_bytes(image(80))
+    words = {
+        "de": ("ein", "Hund", "Mann", "Kind", "rennt", "sitzt", "am", "Strand"),
+        "en": ("a", "dog", "man", "child", "runs", "sits", "at", "sea"),
+    }
+    for part, count in (("train", 7200), ("val", 50), ("test_2016_flickr", 50)):
+        said = [draw.integers(0, 8, 5) for _ in range(count)]
+        for language, known in words.items():
+            lines = "".join(" ".join(known[word] for word in each) + ".\n" for each in said)
+            (data / "multi30k" / f"{part}.{language}.gz").write_bytes(gzip.compress(lines.encode()))
+
+
+def write_files(page: Path, reader: Reader) -> None:
+    """What a page says to write before its commands."""
+    sweep = written(ROOT / "docs/quickstart.md", "yaml", "resnet20").replace("epochs: 12", "epochs: 1")
+    for place in ("sweeps", "path/to"):
+        (reader.folder / place).mkdir(parents=True, exist_ok=True)
+        (reader.folder / place / "students.yaml").write_text(sweep)
+    if page.name == "extending.md":
+        (reader.folder / "my_model.py").write_text(written(page, "python", '"my_net"'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]], ids=lambda page: str(page.relative_to(ROOT)))
+def test_it_runs(page: Path, reader: Reader) -> None:
+    pytest.importorskip("ray")
+    make_data(reader)
+    write_files(page, reader)
+    name = str(page.relative_to(ROOT))
+    for sweep in BEFORE.get(name, []):
+        reader.does(f"raybench sweep {sweep}")
+    shown = {text.splitlines()[0][2:]: text for _, language, text in fences(page) if language == "console"}
+    for command in RUN[page]:
+        said = reader.does(command.text)
+        if command.text in shown:
+            assert said.strip() == shown[command.text].split("\n", 1)[1].strip(), command
+    for _, language, text in fences(page):
+        if language == "python" and re.search(r"run_sweep|run_trial", text):
+            (reader.folder / "block.py").write_text(text)
+            reader.does("python block.py")
+
+
+@pytest.mark.slow
+def test_code_for_the_repository_does_what_its_page_says(reader: Reader) -> None:
+    """The model and the data set of docs/extending.md, as plugins."""
+    page = ROOT / "docs/extending.md"
+    (reader.folder / "mlp.py").write_text(written(page, "python", "class Mlp"))
+    assert "mlp_small" in reader.does("raybench list models mlp_small --plugin mlp.py")
+    named = "DATASETS = {'halves': load_source}\n"
+    (reader.folder / "some_halves.py").write_text(written(page, "python", "below five") + named)
+    assert "halves (embedded)" in reader.does("raybench data check halves --plugin some_halves.py")
