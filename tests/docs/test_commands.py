@@ -2,9 +2,9 @@
 
 A page's commands stand in fences marked `sh`. The fast tests hold each against the parser of its command, and a sweep's
 keys against its file. The slow ones run a page from top to bottom, each line as it is written, by `sh` in an empty
-folder with an empty home: on embedded data, and on generated files in the layouts of real data sets. Only epochs and
-seeds are fewer: `./sweeps` of that folder comes before raybench's own, and has the same sweeps with one epoch and two
-seeds. Trials that a page names by an id have another one there.
+folder with an empty home: on embedded data, and on generated files in the layouts of real data sets. Only epochs,
+levels and seeds are fewer: `./sweeps` of that folder comes before raybench's own, and has the same sweeps made short.
+Trials that a page names by an id have another one there.
 """
 
 from __future__ import annotations
@@ -330,18 +330,21 @@ class Reader:
 
 
 def shortened(content: Any) -> Any:
-    """A sweep, or a part of one, with one epoch wherever there are more."""
-    if isinstance(content, list):
-        return [shortened(each) for each in content]
+    """A sweep, or a part of one: one epoch, two levels of a factor, one value of what is tuned."""
     if not isinstance(content, dict):
         return content
-    short = {"epochs": 1, "warmup_epochs": 0, "warmup_steps": 10}
-    return {key: short[key] if key in short else shortened(value) for key, value in content.items()}
+    short: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0, "warmup_steps": 10}
+    short = {key: short[key] if key in short else shortened(value) for key, value in content.items()}
+    for key, levels in (("factors", 2), ("space", 1)):
+        if key in short:
+            axes = short[key].items()
+            short[key] = {name: axis[:levels] if isinstance(axis, list) else axis for name, axis in axes}
+    return short
 
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Reader:
-    """Someone with sweeps of one epoch, and with data in the layouts of the real ones."""
+    """Someone with short sweeps, and with data in the layouts of the real ones."""
     reader = Reader(tmp_path / "here", tmp_path / "home")
     (reader.folder / "sweeps").mkdir(parents=True)
     reader.home.mkdir()

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from raybench.config.load import load_sweep
+from raybench.config.plan import make_plan
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -46,6 +49,26 @@ def test_each_page_has_its_place() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_the_readme_is_one_of_its_sweep() -> None:
+    """A row a cell of the plan, differences that are those of the means, and a teacher that is the same everywhere."""
+    text = (ROOT / "README.md").read_text()
+    block = text.partition("<!-- table:quick -->")[2].partition("<!-- /table -->")[0]
+    assert re.search(r"\d{4}-\d\d-\d\d, at commit [0-9a-f]{7}", block)
+    lines = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("|")]
+    rows = [dict(zip(lines[0], (cell.strip() for cell in line), strict=True)) for line in lines[2:]]
+    cells = make_plan(load_sweep("deit_reverse", "quick")).cells
+    assert len(rows) == len(cells)
+    shown = {(row["train"].replace(",", ""), row["alpha"], row["kind"].replace("–", "")) for row in rows}
+    keys = ("dataset.train_size", "distillation.alpha", "distillation.type")
+    assert shown == {tuple(str(cell.factors.get(key, "")) for key in keys) for cell in cells}
+    alone = {row["train"]: float(row["test top-1 (%)"].split()[0]) for row in rows if row["kind"] == "–"}
+    for row in rows:
+        if row["kind"] != "–":
+            difference, low, high = map(float, re.findall(r"[-+]?\d+\.\d", row["difference 95 % interval"]))
+            assert difference == pytest.approx(float(row["test top-1 (%)"].split()[0]) - alone[row["train"]], abs=0.11)
+            assert low <= difference <= high
 
 
 def test_questions_quote_what_is_printed() -> None:
