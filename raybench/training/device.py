@@ -145,7 +145,8 @@ def choose_device(precision: str, gpu: float) -> Device:
     """
     # Ray leaves every GPU visible to a worker that asked for none.
     cuda = gpu > 0 and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
+    # With its number: torch sets the limit of memory of no GPU without one.
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return Device(device, _really(precision, cuda=cuda), counter_of(device))
 
 

@@ -186,7 +186,7 @@ def test_plain_images_are_all_there_in_order() -> None:
 @pytest.mark.gpu
 def test_the_same_batches_on_a_gpu() -> None:
     chosen = np.arange(N)
-    on_gpu = TrainingImages(data(), chosen, CONFIG, torch.device("cuda")).epoch(3, 1, 32)
+    on_gpu = TrainingImages(data(), chosen, CONFIG, torch.device("cuda", 0)).epoch(3, 1, 32)
     for here, there in zip(everything(images().epoch(3, 1, 32)), everything(on_gpu), strict=True):
         assert there.is_cuda
         assert torch.equal(here, there.cpu())
@@ -270,7 +270,7 @@ def test_a_gpu_shows_the_same_views_with_and_without_room_for_the_images(
     config: DatasetConfig, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "_room", lambda _: room)
-    cuda, chosen, source = torch.device("cuda"), np.array([80, 4, 33, 2, 70, 11]), data()
+    cuda, chosen, source = torch.device("cuda", 0), np.array([80, 4, 33, 2, 70, 11]), data()
     expected = everything(TrainingImages(source, chosen, config, CPU).epoch(1, 2, 4))
     found = everything(TrainingImages(source, chosen, config, cuda).epoch(1, 2, 4))
     assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))

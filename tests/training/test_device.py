@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from raybench.training import device as module
+from raybench.training.batches import _room
 from raybench.training.device import Device, choose_device
+from raybench.training.energy import unknown
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -40,6 +44,41 @@ def test_amp_is_16_bits_on_a_cpu_that_multiplies_them(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
     assert choose_device("amp", 0).precision == used
+
+
+@pytest.fixture
+def fractions(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """A machine of two GPUs of 16 GiB as torch sees it, the second one the current: only its driver is not there.
+    Number -> the share of its memory that this process may take."""
+    found = {0: 1.0, 1: 1.0}
+    monkeypatch.setattr(module, "counter_of", lambda _: unknown)
+    for name, answer in {
+        "is_available": lambda: True,
+        "current_device": lambda: 1,
+        "is_bf16_supported": lambda **_: True,
+        "get_device_properties": lambda _: SimpleNamespace(total_memory=2**34),
+        "mem_get_info": lambda _: (2**34, 2**34),
+        "memory_reserved": lambda _: 0,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    memory = {
+        "_cuda_setMemoryFraction": lambda share, number: found.update({number: share}),
+        "_cuda_getMemoryFraction": lambda number: found[number],
+    }
+    for name, function in memory.items():
+        monkeypatch.setattr(torch._C, name, function, raising=False)
+    return found
+
+
+def test_a_gpu_has_its_number_which_its_limit_of_memory_needs(fractions: dict[int, float]) -> None:
+    device = choose_device("auto", 1)
+    assert (device.device, device.precision) == (torch.device("cuda", 1), "bf16")
+    device.limit_memory(2**12)
+    assert fractions == {0: 1.0, 1: 0.25}
+    assert _room(device.device) == 2**31  # half of the 4 GiB
+    device.limit_memory(None)
+    assert fractions == {0: 1.0, 1: 1.0}
 
 
 @pytest.mark.gpu
