@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray import tune
 
 from raybench.cluster.jobs import pack_outcomes, pack_setup, settled_before, unpack_outcome, unpack_setup
@@ -110,6 +111,7 @@ def _work(content: dict[str, Any]) -> str | None:
     trial = TrialConfig.model_validate_json(content["trial"])
     # A worker of Ray Train is ours alone: it may be ended when it hangs, or when its driver is gone.
     setup = replace(unpack_setup(content["setup"]), guarded=True)
+    _take_gpu(setup)
     if ray.train.get_context().get_world_rank() > 0:
         follow(trial, setup, content["until"])
         return None
@@ -117,6 +119,14 @@ def _work(content: dict[str, Any]) -> str | None:
     if outcome.status == Status.FAILED:
         raise EndedError(outcome.reason)
     return pack_outcomes([outcome])
+
+
+def _take_gpu(setup: Setup) -> None:
+    """Make this worker's GPU the current one: Ray Train lets all workers of a trial on a node see the GPUs of all."""
+    if setup.gpu > 0 and torch.cuda.is_available():
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
 
 
 def _after(error: ray.train.TrainingFailedError, trial: TrialConfig, setup: Setup, cell: str, until: int) -> Outcome:

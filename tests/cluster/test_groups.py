@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 import ray.train
+import ray.train.torch
+import torch
 
+from raybench.cluster import groups
 from raybench.cluster.groups import BrokenError, _after, actor_resources, worker_resources
+from raybench.cluster.jobs import pack_setup
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
 from raybench.results.schema import Status, TrialRow
@@ -80,6 +85,21 @@ def test_what_is_reserved() -> None:
     assert worker_resources(Setup(cpu=2, kind="A100")) == {"CPU": 2}
     # A byte: the workers' places are reserved apart, and nothing that they need is held by the trial itself.
     assert actor_resources(Setup(cpu=4, gpu=1, workers=8)).bundles == [{"memory": 1}]
+
+
+def test_each_worker_on_a_node_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As Ray Train leaves it: CUDA_VISIBLE_DEVICES names the GPUs of all workers on the node, the current one is 0."""
+    second, current = torch.device("cuda", 1), [torch.device("cuda", 0)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: second)
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1))
+    trained_on = []
+    monkeypatch.setattr(groups, "follow", lambda *_: trained_on.append(current[-1]))
+    content = {"trial": TRIAL.model_dump_json(), "cell": "a cell", "until": 1}
+    for gpu, expected in ((0.0, current[0]), (1.0, second)):
+        groups._work(content | {"setup": pack_setup(Setup(results=tmp_path, gpu=gpu, workers=2))})
+        assert trained_on[-1] == expected
 
 
 @pytest.fixture(scope="module")
