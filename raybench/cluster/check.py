@@ -34,7 +34,7 @@ class Checked:
     """What every machine said, and what is wrong."""
 
     machines: tuple[Said, ...]
-    alive: Mapping[str, Any] | None
+    alive: Mapping[str, str] | None
     findings: Findings
 
 
@@ -93,11 +93,11 @@ def _with(machine: Said, looked: Said | None) -> Said:
     return replace(machine, seen=frozenset(looked.about["seen"]))
 
 
-def _alive(head: Host) -> dict[str, Any] | None:
-    """Nodes of the Ray that runs on the head, by address; none where none runs."""
+def _alive(head: Host) -> dict[str, str] | None:
+    """Address -> name of the nodes of the Ray that runs on the head; none where none runs."""
     answer = run(head, in_project("python -m raybench.cluster.nodes"), timeout_s=ASK_S)
     try:
-        found: dict[str, Any] = json.loads(answer.output.strip().splitlines()[-1])
+        found: dict[str, str] = json.loads(answer.output.strip().splitlines()[-1])
     except (ValueError, IndexError):
         return None
     return found if answer.code == 0 else None

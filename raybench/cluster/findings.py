@@ -36,6 +36,16 @@ class Said:
         versions = self.about.get("versions", {})
         return versions.get("torch") is not None and versions.get("raybench") is not None
 
+    def joined(self, alive: Mapping[str, str]) -> bool:
+        """Whether it is a node of Ray, `alive` being address -> name of those.
+
+        By its own addresses: we may reach it by another one, as a cloud's machines from outside, or by a name.
+        """
+        own = {self.address, *self.about.get("addresses", ())}
+        if not own.isdisjoint(alive):
+            return True
+        return not self.about.get("addresses") and self.about.get("name") in alive.values()
+
     @property
     def clock(self) -> tuple[float, float]:
         """By how much its clock is ahead of ours, at least and at most (s)."""
@@ -50,10 +60,10 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Mapping[str, Any] | None) -> Findings:
+def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Mapping[str, str] | None) -> Findings:
     """Everything at once. `here`: the versions of this machine. The first machine is the head.
 
-    `alive`: the nodes of the running Ray by their address; none where no Ray runs.
+    `alive`: address -> name of the nodes of the running Ray; none where no Ray runs.
     """
     faults = [f"{each.address}: {each.silent}" for each in machines if each.silent]
     answered = [each for each in machines if not each.silent]
@@ -82,7 +92,7 @@ def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Map
         faults += [
             f"{each.address}: answers, but has not joined Ray; `ray up` starts it there"
             for each in answered
-            if each.address not in alive
+            if not each.joined(alive)
         ]
     return Findings(tuple(faults), tuple(notes))
 

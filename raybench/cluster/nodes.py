@@ -13,12 +13,12 @@ from raybench.errors import RaybenchError
 
 
 def main() -> int:
-    """Print address -> resources of every node that is alive; exit code 1 where no Ray runs."""
+    """Print address -> name of every node that is alive; exit code 1 where no Ray runs."""
     try:
         with session("auto"):
             import ray
 
-            alive = {node["NodeManagerAddress"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+            alive = {node["NodeManagerAddress"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     except RaybenchError as error:
         print(error, file=sys.stderr)
         return 1

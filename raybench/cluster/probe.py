@@ -26,6 +26,7 @@ from typing import Any
 PROJECT = Path.home() / "raybench"
 PYTHON = PROJECT / ".venv" / "bin" / "python"
 PACKAGES = ("torch", "ray")
+ROUTES = Path("/proc/net/fib_trie")
 # Results in an object store are reached with what raybench itself reaches them.
 STORE = "import os, sys; from raybench.results.storage import *; place = folder_at(os.environ['RAYBENCH_RESULTS']); "
 LEAVE = STORE + "write_atomically(place / sys.argv[1], sys.argv[2].encode())"
@@ -37,6 +38,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     """The answer."""
     results, name = os.environ.get("RAYBENCH_RESULTS", ""), file_of(asked["mark"], asked["address"])
     answer: dict[str, Any] = {"name": socket.gethostname(), "results": results}
+    answer["addresses"] = addresses(ROUTES)
     if asked["role"] == "clear":
         clear(results, name)
     if asked["role"] == "read":
@@ -105,6 +107,16 @@ def said(command: list[str]) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def addresses(routes: Path) -> list[str]:
+    """The machine's own addresses (IPv4, no loopback), as the kernel's table of routes has them; none without one."""
+    try:
+        lines = routes.read_text().split("\n")
+    except OSError:
+        return []
+    own = {line.split()[-1] for line, below in zip(lines, lines[1:]) if below.strip() == "/32 host LOCAL"}
+    return sorted(each for each in own if not each.startswith("127."))
 
 
 def free_gib(place: Path) -> float | None:

@@ -135,7 +135,7 @@ def _row(machine: Any, alive: Any) -> tuple[str, ...]:
         str(about["cpus"]),
         f"{about['memory_gib']:g} GiB",
         ", ".join(f"{free:g} GiB" for free in about["free_gib"].values() if free is not None),
-        "-" if alive is None else "yes" if machine.address in alive else "no",
+        "-" if alive is None else "yes" if machine.joined(alive) else "no",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from raybench.cluster import probe
@@ -40,7 +42,7 @@ def machine(address: str, **changes: Any) -> Said:
 
 
 def found(*machines: Said, alive: Any = (HEAD, WORKER)) -> Findings:
-    return examine(HERE, machines, None if alive is None else {address: {} for address in alive})
+    return examine(HERE, machines, None if alive is None else {address: f"host{address[-1]}" for address in alive})
 
 
 def test_two_machines_that_are_alike_have_no_fault() -> None:
@@ -109,6 +111,28 @@ def test_machines_that_are_silent_or_have_not_joined() -> None:
     )
 
 
+def test_machines_that_are_reached_from_outside_are_known_by_what_they_say_of_themselves() -> None:
+    alive = {"172.31.0.5": "ip-172-31-0-5", "172.31.0.6": "ip-172-31-0-6"}
+    head = machine("54.1.2.3", addresses=["172.31.0.5", "172.17.0.1"])
+    silent = machine("gpu-2.local", name="ip-172-31-0-6")  # one that does not know its addresses
+    head, silent = (replace(each, seen=None) for each in (head, silent))
+    assert examine(HERE, [head, silent], alive).faults == ()
+    cluster = ClusterFile(Path("aws.yaml"), "mine", "aws", Host("54.1.2.3", "me"), (), "me", None, {})
+    shown = report(cluster, Checked((head, silent), alive, Findings((), ())))
+    assert [line.split()[-1] for line in shown[2:4]] == ["yes", "yes"]
+    # One of the same name at another address is another machine.
+    stranger = machine("54.1.2.4", addresses=["172.31.0.7"], name="ip-172-31-0-6")
+    (fault,) = examine(HERE, [head, replace(stranger, seen=None)], alive).faults
+    assert fault == "54.1.2.4: answers, but has not joined Ray; `ray up` starts it there"
+
+
+def test_a_machine_knows_its_addresses(tmp_path: Path) -> None:
+    interfaces = [each for name in psutil.net_if_addrs().values() for each in name]
+    own = {each.address for each in interfaces if each.family == socket.AF_INET}
+    assert set(probe.addresses(probe.ROUTES)) == {each for each in own if not each.startswith("127.")}
+    assert probe.addresses(tmp_path / "absent") == []
+
+
 def test_data_of_a_sweep() -> None:
     lacks = {"faults": ["cifar100 not found"]}
     both = [replace(machine(each), data=lacks) for each in (HEAD, WORKER)]
@@ -124,7 +148,7 @@ def test_the_report_names_every_machine_and_fault() -> None:
         Path("cluster.yaml"), "mine", "local", Host(HEAD, "me"), (Host(WORKER, "me"),), "me", None, {}
     )
     machines = (machine(HEAD), Said(WORKER, silent="cannot be reached as me: No route to host"))
-    lines = report(cluster, Checked(machines, {HEAD: {}}, found(*machines, alive=[HEAD])))
+    lines = report(cluster, Checked(machines, {HEAD: "host1"}, found(*machines, alive=[HEAD])))
     assert lines[0] == "cluster.yaml: mine, 2 machines, as me"
     assert lines[2].split() == (
         f"{HEAD} host1 3.11.7 2.13.0 2.60.0 1 x NVIDIA L4 (24 GiB, driver 550.54) 8 32 GiB 100 GiB, 500 GiB yes".split()
