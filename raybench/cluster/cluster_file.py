@@ -14,24 +14,26 @@ from typing import Any
 import yaml
 
 from raybench.cluster.ssh import Host
+from raybench.config import price
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
+EVERY = ("type", "price_per_hour")
 PROVIDER = {
-    "local": ("type", "head_ip", "worker_ips"),
+    "local": (*EVERY, "head_ip", "worker_ips"),
     "aws": (
-        *("type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips"),
+        *(*EVERY, "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips"),
         *("security_group", "key_pair", "cloudwatch"),
     ),
     "gcp": (
-        *("type", "region", "availability_zone", "project_id", "cache_stopped_nodes", "use_internal_ips"),
+        *(*EVERY, "region", "availability_zone", "project_id", "cache_stopped_nodes", "use_internal_ips"),
         "gcp_credentials",
     ),
 }
-"""Keys of `provider` that Ray reads, by its type. Ray's own schema lets any key of it pass."""
+"""Keys of `provider` that Ray or the tables read, by its type. Ray's own schema lets any key of it pass."""
 TOKEN = "RAY_AUTH_MODE=token"
 DASHBOARD = "--dashboard-host=127.0.0.1"
 
@@ -151,6 +153,8 @@ def _own_rules(content: dict[str, Any]) -> Iterator[str]:
         return
     for name in sorted(set(map(str, provider)) - set(PROVIDER[kind])):
         yield no_such_key(f"provider.{name}", name, PROVIDER[kind])
+    if "price_per_hour" in provider and (fault := price.refused(provider["price_per_hour"])):
+        yield fault
     yield from _plain("cluster_name", content.get("cluster_name"), NAME, "letters, digits and hyphens")
     auth = content.get("auth")
     if not isinstance(auth, dict) or "ssh_user" not in auth:

@@ -48,9 +48,16 @@ def price_in(cluster: Path) -> Price | None:
     found = provider.get("price_per_hour") if isinstance(provider, dict) else None
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
-        raise _fault(f"{cluster}: {KEY} = {found!r}: must be a number of at least 0, of one device for one hour")
+    if fault := refused(found):
+        raise _fault(f"{cluster}: {fault}")
     return Price(float(found), f"{KEY} of {cluster}")
+
+
+def refused(price: object) -> str | None:
+    """What is wrong with a price as a cluster file has it; none where nothing is."""
+    if isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf:
+        return None
+    return f"{KEY} = {price!r}: must be a number of at least 0, of one device for one hour"
 
 
 def _fault(text: str) -> ConfigError:

@@ -49,6 +49,21 @@ def test_the_files_of_the_project_are_in_order(name: str) -> None:
         assert found.head is None
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_each_may_say_what_a_device_costs(tmp_path: Path, name: str) -> None:
+    """As the comment in cluster.yaml offers it, and for a cloud just the same."""
+    content = yaml.safe_load((ROOT / name).read_text())
+    content["provider"]["price_per_hour"] = 0.35
+    file = tmp_path / "priced.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert read_cluster_file(file).content["provider"]["price_per_hour"] == 0.35
+    for wrong in (-1, "cheap"):
+        content["provider"]["price_per_hour"] = wrong
+        assert faults(tmp_path, content) == (
+            f"provider.price_per_hour = {wrong!r}: must be a number of at least 0, of one device for one hour",
+        )
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path, content: dict[str, Any]) -> None:
     content["setup_comands"] = ["true"]
     content["max_workers"] = "2"
