@@ -17,6 +17,7 @@ from typing import Any
 
 import raybench
 from raybench.cluster import probe
+from raybench.cluster.autoscaling import startable
 from raybench.cluster.cluster_file import ClusterFile
 from raybench.cluster.findings import Findings, Said, examine
 from raybench.cluster.ssh import Answer, Host, in_project, run
@@ -36,29 +37,53 @@ class Checked:
     machines: tuple[Said, ...]
     alive: Mapping[str, str] | None
     findings: Findings
+    preset: str | None = None
+    """Of the sweep that was asked about, and why; none where none was."""
 
 
-def check(cluster: ClusterFile, sweep: Sequence[str] = ()) -> Checked:
+def check(cluster: ClusterFile, sweep: Sequence[str] = (), preset: str = "auto") -> Checked:
     """Ask all machines. `sweep`: arguments of `raybench.commands.ready`, to ask whether that sweep can run there.
 
-    `cluster` has its addresses (`ClusterFile.running`).
+    `preset` is the same on each of them: `auto` is what the cluster as a whole makes of it. `cluster` has its addresses
+    (`ClusterFile.running`).
     """
     assert cluster.head is not None
     hosts = (cluster.head, *cluster.workers)
     mark = secrets.token_hex(8)
     with ThreadPoolExecutor(len(hosts) + 1) as threads:
-        alive = threads.submit(_alive, cluster.head)
+        asking = threads.submit(_nodes, cluster.head)
         machines = list(threads.map(lambda host: _ask(host, mark, "write"), hosts))
         addresses = [each.address for each in machines if not each.silent]
         asked = [host for host in hosts if host.address in addresses]
         looked = dict(zip(addresses, threads.map(lambda host: _ask(host, mark, "read", addresses), asked), strict=True))
         list(threads.map(lambda host: _ask(host, mark, "clear"), asked))
         machines = [_with(each, looked.get(each.address)) for each in machines]
+        nodes, chosen = asking.result(), None
         if sweep:
+            preset, why = preset_for(preset, cluster, machines, nodes)
+            chosen, sweep = f"{preset} ({why})" if why else preset, [*sweep, "--preset", preset]
             fit = [host for host, each in zip(hosts, machines, strict=True) if each.installed]
             ready = dict(zip((host.address for host in fit), threads.map(lambda h: _ready(h, sweep), fit), strict=True))
             machines = [replace(each, data=ready.get(each.address)) for each in machines]
-    return Checked(tuple(machines), alive.result(), examine(versions_here(), machines, alive.result()))
+    alive = None if nodes is None else nodes["alive"]
+    return Checked(tuple(machines), alive, examine(versions_here(), machines, alive), chosen)
+
+
+def preset_for(
+    preset: str, cluster: ClusterFile, machines: Sequence[Said], nodes: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    """(preset, why). `auto` is what `submit` makes of it: paper where the cluster has a GPU, or may start one.
+
+    `nodes`: what the running Ray says of itself. Without one counts what the machines have and the cluster file allows.
+    """
+    if preset != "auto":
+        return preset, ""
+    if nodes is not None:
+        found = nodes["gpus"] > 0
+    else:
+        here = any(isinstance(each.about.get("gpus"), list) and each.about["gpus"] for each in machines)
+        found = here or any(each.get("GPU", 0) > 0 for each in startable(cluster.content))
+    return ("paper", "a GPU in the cluster") if found else ("quick", "no GPU in the cluster")
 
 
 def versions_here() -> dict[str, str | None]:
@@ -93,14 +118,14 @@ def _with(machine: Said, looked: Said | None) -> Said:
     return replace(machine, seen=frozenset(looked.about["seen"]))
 
 
-def _alive(head: Host) -> dict[str, str] | None:
-    """Address -> name of the nodes of the Ray that runs on the head; none where none runs."""
+def _nodes(head: Host) -> dict[str, Any] | None:
+    """What `raybench.cluster.nodes` says on the head; none where no Ray runs."""
     answer = run(head, in_project("python -m raybench.cluster.nodes"), timeout_s=ASK_S)
     try:
-        found: dict[str, str] = json.loads(answer.output.strip().splitlines()[-1])
-    except (ValueError, IndexError):
+        found = json.loads(answer.output.strip().splitlines()[-1])
+        return {"alive": dict(found["alive"]), "gpus": float(found["gpus"])} if answer.code == 0 else None
+    except (ValueError, IndexError, TypeError, KeyError):  # nothing, or what an older raybench says
         return None
-    return found if answer.code == 0 else None
 
 
 def _ready(host: Host, sweep: Sequence[str]) -> dict[str, Any]:

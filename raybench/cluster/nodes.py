@@ -8,21 +8,23 @@ from __future__ import annotations
 import json
 import sys
 
-from raybench.cluster.session import session
+from raybench.cluster.session import alive_nodes, session
 from raybench.errors import RaybenchError
 
 
 def main() -> int:
-    """Print address -> name of every node that is alive; exit code 1 where no Ray runs."""
+    """Print `alive`, address -> name of every node that is, and `gpus`, those of the cluster with what it may start;
+    exit code 1 where no Ray runs."""
     try:
         with session("auto"):
             import ray
 
+            gpus = sum(node.gpu for node in alive_nodes())
             alive = {node["NodeManagerAddress"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     except RaybenchError as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(alive))
+    print(json.dumps({"alive": alive, "gpus": gpus}))
     return 0
 
 

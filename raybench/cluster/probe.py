@@ -115,7 +115,8 @@ def addresses(routes: Path) -> list[str]:
         lines = routes.read_text().split("\n")
     except OSError:
         return []
-    own = {line.split()[-1] for line, below in zip(lines, lines[1:]) if below.strip() == "/32 host LOCAL"}
+    # An address stands in the line above what is said of it.
+    own = {lines[place - 1].split()[-1] for place, line in enumerate(lines) if line.strip() == "/32 host LOCAL"}
     return sorted(each for each in own if not each.startswith("127."))
 
 

@@ -71,17 +71,19 @@ def _cluster(file: Path) -> ClusterFile:
 
 
 def _check(file: Path, rest: Sequence[str]) -> int:
+    from raybench.config.load import PRESETS
+
     parse = argparse.ArgumentParser(prog="raybench cluster check", allow_abbrev=False)
     parse.add_argument("name", nargs="?", metavar="NAME")
     parse.add_argument("overrides", nargs="*", metavar="key=value")
-    parse.add_argument("--preset", default="auto")
+    parse.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
     parse.add_argument("--fetch", action="store_true", help="download what a machine lacks and can download")
     args = parse.parse_intermixed_args(rest)
     from raybench.cluster.check import check
 
     cluster = _cluster(file).running()
-    sweep = [args.name, *args.overrides, "--preset", args.preset, *(["--fetch"] * args.fetch)] if args.name else []
-    checked = check(cluster, sweep)
+    sweep = [args.name, *args.overrides, *(["--fetch"] * args.fetch)] if args.name else []
+    checked = check(cluster, sweep, args.preset)
     for line in report(cluster, checked):
         print(line)
     return EXIT_TROUBLE if checked.findings.faults else EXIT_COMPLETE
@@ -100,6 +102,7 @@ def report(cluster: ClusterFile, checked: Checked) -> list[str]:
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     found = checked.findings
+    lines += [f"preset {checked.preset}"] if checked.preset else []
     lines += [f"note: {note}" for note in found.notes]
     if found.faults:
         lines += [

@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> int:
     parse = argparse.ArgumentParser(prog="python -m raybench.commands.ready")
     parse.add_argument("name")
     parse.add_argument("overrides", nargs="*")
-    parse.add_argument("--preset", default="auto")
+    parse.add_argument("--preset", required=True)  # as the whole cluster has it, not as this machine would choose
     parse.add_argument("--fetch", action="store_true")
     found = ready(parse.parse_intermixed_args(argv))
     print(json.dumps(found))
@@ -28,7 +28,6 @@ def main(argv: Sequence[str]) -> int:
 def ready(args: argparse.Namespace) -> dict[str, Any]:
     """What is wrong with running it here, each fault a line, and what the data are."""
     from raybench.commands.borrowed import with_best_trials
-    from raybench.commands.sweeping import choose_preset
     from raybench.config.folders import named_data_root, results_root
     from raybench.config.load import load_sweep
     from raybench.config.plan import make_plan
@@ -40,7 +39,7 @@ def ready(args: argparse.Namespace) -> dict[str, Any]:
     named = named_data_root()
     data_root = named.absolute() if named else None
     try:
-        config = load_sweep(args.name, choose_preset(args.preset, None)[0], args.overrides)
+        config = load_sweep(args.name, args.preset, args.overrides)
         folder = folder_at(results_root()) / config.name
         config, unlent = with_best_trials(config, folder.parent)
         checked = check(
