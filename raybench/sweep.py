@@ -92,7 +92,7 @@ def _command(args: argparse.Namespace, command: str) -> int:
 
 
 def _sweep(args: argparse.Namespace, command: str) -> int:
-    from raybench.commands.sweeping import Sweep
+    from raybench.commands.loading import Asked, load
 
     options: dict[str, Any] = {}
     if args.seeds:
@@ -100,8 +100,8 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
     if args.num_samples:
         options["tune.num_samples"] = args.num_samples
     data_root = named_data_root(args.data_root)
-    sweep = Sweep.load(
-        args.name,
+    asked = Asked(
+        name=args.name,
         preset=args.preset,
         overrides=args.overrides,
         options=options,
@@ -117,6 +117,7 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         quiet=args.quiet,
         log_json=args.log_json,
     )
+    sweep = load(asked)
     # torch comes with these, after everything that can be said without it has been said.
     from raybench.commands.plan_text import estimate, plan_lines, tell_plan
     from raybench.commands.results_text import nothing_to_do

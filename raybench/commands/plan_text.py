@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from raybench.commands.sharing import placement_text, workers_text
 from raybench.commands.sweeping import Sweep
+from raybench.commands.teachers import by_teacher
 from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
 from raybench.config.keys import get
 from raybench.config.plan import make_plan, short_key
@@ -46,7 +47,7 @@ def estimate(sweep: Sweep) -> Estimate:
     # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
     share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
     seconds = sum(costs.values()) * share
-    taught = sweep.by_teacher(due)
+    taught = by_teacher(due)
     # Several workers share a trial's work; what they tell each other is not known before they run.
     workers = sweep.share.workers
     seconds /= workers

@@ -13,6 +13,7 @@ import pytest
 
 from raybench import sweep as command
 from raybench.__main__ import main as raybench
+from raybench.commands.loading import Asked, load
 from raybench.commands.sweeping import Sweep
 from raybench.config import plugins
 from raybench.results.schema import Status
@@ -91,15 +92,8 @@ def refused(arguments: list[str]) -> str:
 
 def loaded(folder: Path, *overrides: str) -> Sweep:
     with redirect_stdout(io.StringIO()):
-        return Sweep.load(
-            str(folder / "some.yaml"),
-            preset="quick",
-            overrides=overrides,
-            options={},
-            results=str(folder / "results"),
-            data_root=None,
-            plugins=[str(folder / "mine.py")],
-        )
+        results, mine = str(folder / "results"), str(folder / "mine.py")
+        return load(Asked(str(folder / "some.yaml"), "quick", overrides, results=results, plugins=[mine]))
 
 
 def test_model_data_and_loss_of_a_plugin_make_a_trial(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from raybench.commands.loading import Asked, load
 from raybench.commands.plan_text import Estimate, plan_lines
 from raybench.commands.results_text import trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
@@ -145,8 +146,7 @@ def folder(shared: Settled, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     shared.settle(trials[4:5], status=Status.RUNNING, ended=None)
     shared.settle(trials[5:])
     write_manifest(shared.folder, command="a command", started="then", ended=None)
-    arguments: dict[str, Any] = {"overrides": [], "options": {}, "data_root": None, "dry_run": True}
-    sweep = Sweep.load(str(shared.file), preset="quick", results=str(shared.results), **arguments)
+    sweep = load(Asked(str(shared.file), "quick", results=str(shared.results), dry_run=True))
     assert sweep.settled_trials == 7
     return Folder(sweep, tmp_path_factory.mktemp("fuzz") / "copy", [trial.trial_id for trial in trials])
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from raybench.commands.loading import Asked, load
 from raybench.commands.plan_text import estimate
+from raybench.commands.reopening import REOPENED
 from raybench.commands.running import run_sweep
-from raybench.commands.sweeping import REOPENED, Sweep
+from raybench.commands.sweeping import Sweep
 from raybench.results.schema import Status
 from raybench.training.cost import START_S, Estimator
 
@@ -27,15 +29,7 @@ LATER = "4" * 12
 def loaded(settled: Settled, *rerun: str) -> Sweep:
     """The sweep as the command knows it before it starts."""
     with redirect_stdout(io.StringIO()):
-        return Sweep.load(
-            str(settled.file),
-            preset="quick",
-            overrides=[],
-            options={},
-            results=str(settled.results),
-            data_root=None,
-            rerun=rerun,
-        )
+        return load(Asked(str(settled.file), "quick", results=str(settled.results), rerun=rerun))
 
 
 def due(sweep: Sweep) -> set[str]:
