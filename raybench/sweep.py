@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from raybench.commands.arguments import add_plugin, duration, positive, seed_count
+from raybench.commands.arguments import add_plugin, duration, positive, price, seed_count
 from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
 from raybench.config.folders import named_data_root, results_root
 from raybench.errors import ConfigError
@@ -53,6 +53,17 @@ def parser(prog: str = "python -m raybench.sweep") -> argparse.ArgumentParser:
     parse.add_argument("--address", help="join a running Ray cluster (auto, or host:port)")
     parse.add_argument("--yes", action="store_true", help="start without asking, however long it takes")
     parse.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parse.add_argument(
+        "--probe",
+        action="store_true",
+        help="estimate from a few real steps of each model that no stored row tells of, each in a process of its own",
+    )
+    parse.add_argument(
+        "--price-per-hour",
+        type=price,
+        metavar="PRICE",
+        help="of a device, for the cost of the plan (default: provider.price_per_hour of ./cluster.yaml, where it is)",
+    )
     parse.add_argument("--list", action="store_true", help="list the sweeps with their questions")
     parse.add_argument(
         "--rerun", action="append", default=[], metavar="failed|diverged|ID", help="run settled trials again"
@@ -93,6 +104,7 @@ def _command(args: argparse.Namespace, command: str) -> int:
 
 def _sweep(args: argparse.Namespace, command: str) -> int:
     from raybench.commands.loading import Asked, load
+    from raybench.config.price import Price, price_in
 
     options: dict[str, Any] = {}
     if args.seeds:
@@ -117,13 +129,16 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         quiet=args.quiet,
         log_json=args.log_json,
     )
+    given = args.price_per_hour
+    known = price_in(Path("cluster.yaml")) if given is None else Price(given, "--price-per-hour")
     sweep = load(asked)
     # torch comes with these, after everything that can be said without it has been said.
-    from raybench.commands.plan_text import estimate, plan_lines, tell_plan
+    from raybench.commands.estimating import estimate
+    from raybench.commands.plan_text import plan_lines, tell_plan
     from raybench.commands.results_text import nothing_to_do
     from raybench.commands.running import run_sweep
 
-    cost = estimate(sweep)
+    cost = estimate(sweep, probe=args.probe, price=known)
     lines = plan_lines(sweep, cost)
     if args.dry_run or not args.quiet:
         for line in lines:

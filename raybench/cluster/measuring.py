@@ -1,14 +1,17 @@
-"""What trials take of the GPUs of a cluster, measured by a task on one GPU of each kind."""
+"""What trials take of a cluster's nodes, measured there: of a GPU of each kind, or a probe of a few steps."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from raybench.cluster.session import session
 from raybench.config.placement import Node, pack
 from raybench.errors import RaybenchError
 from raybench.training.gpu_memory import Measured, answer
+from raybench.training.probing import Probed, probe_apart
 
 
 def measure_at(address: str, nodes: Sequence[Node], kind: str | None, question: str) -> Measured:
@@ -21,6 +24,26 @@ def measure_at(address: str, nodes: Sequence[Node], kind: str | None, question: 
         measured = [_on(each, question) for each in sorted(kinds, key=str)]
     failed = next((each for each in measured if each.largest is None), None)
     return failed or min(measured, key=_trials)
+
+
+def probe_at(address: str, question: str, cpu: float, gpu: float, kind: str | None) -> Probed:
+    """The answer to what is to be probed (training/probing.py), from a node with room for such a worker.
+
+    Raises RaybenchError.
+    """
+    import ray
+
+    options: dict[str, Any] = {"num_cpus": cpu, "num_gpus": gpu} | ({"accelerator_type": kind} if kind else {})
+    with session(address):
+        try:
+            return Probed.loaded(ray.get(ray.remote(**options)(_probed).remote(question)))
+        except ray.exceptions.RayError as error:
+            raise RaybenchError(f"--probe: {str(error).splitlines()[0]}") from None
+
+
+def _probed(question: str) -> str:
+    # In a process of its own there, too: this one has Ray's memory, and what earlier tasks left.
+    return json.dumps(asdict(probe_apart(question)))
 
 
 def _trials(measured: Measured) -> int:

@@ -140,4 +140,6 @@ def alive_nodes() -> list[Node]:
 
 def _node(name: str, has: dict[str, float]) -> Node:
     kinds = (each.removeprefix(KIND) for each in has if each.startswith(KIND))
-    return Node(name, has.get("CPU", 0.0), has.get("GPU", 0.0), frozenset(kinds))
+    # Ray counts what it keeps objects in apart from the rest.
+    memory = (has.get("memory", 0.0) + has.get("object_store_memory", 0.0)) / 2**20
+    return Node(name, has.get("CPU", 0.0), has.get("GPU", 0.0), frozenset(kinds), memory or None)

@@ -229,14 +229,20 @@ def _driver_cuda() -> str | None:
 
 def memory() -> Iterator[Finding]:
     """What may still be allocated."""
+    total, free = memory_here()
+    text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    cure = "end what else runs, run fewer trials at a time (--max-concurrent 1), or set limits.memory_mib"
+    yield _judged("memory", text, free / GIB, LEAST_MEMORY_GIB, LITTLE_MEMORY_GIB, cure)
+
+
+def memory_here() -> tuple[int, int]:
+    """(all, free) memory of this machine, or of the container where that may have less; bytes."""
     found = psutil.virtual_memory()
     total, free = found.total, found.available
     limit = _number("memory.max")
     if limit is not None and limit < total:
-        total, free = limit, min(free, limit - (_number("memory.current") or 0))
-    text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
-    cure = "end what else runs, run fewer trials at a time (--max-concurrent 1), or set limits.memory_mib"
-    yield _judged("memory", text, free / GIB, LEAST_MEMORY_GIB, LITTLE_MEMORY_GIB, cure)
+        return limit, min(free, limit - (_number("memory.current") or 0))
+    return total, free
 
 
 def _number(name: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:

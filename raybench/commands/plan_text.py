@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from raybench.commands.estimating import Estimate, estimate_lines
 from raybench.commands.sharing import placement_text, workers_text
 from raybench.commands.sweeping import Sweep
-from raybench.commands.teachers import by_teacher
 from raybench.config.changes import Change, changes, makes_other_trials, read_resolved
 from raybench.config.keys import get
 from raybench.config.plan import make_plan, short_key
-from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError
 from raybench.report.progress import seconds_text
 from raybench.report.statistics import detectable_difference
 from raybench.results.storage import read
 from raybench.search.search import Search
-from raybench.training.cost import START_S, Estimator
-from raybench.training.recorder import device_share
 
 CHANGES_SHOWN = 8
 CAUSES_SHOWN = 3
 FILES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Rough cost of what is due."""
-
-    costs: dict[str, float]
-    """Trial id -> seconds by itself."""
-    wall_s: float
-    device_hours: float
-    logits: tuple[str, ...] = ()
-    """A line for each teacher whose logits are kept: their size, and what that saves."""
-
-
-def estimate(sweep: Sweep) -> Estimate:
-    """Two timed steps of each distinct model, times what is due."""
-    estimator = Estimator(sweep.setup)
-    due = sweep.due_trials()
-    costs = {trial.trial_id: estimator.trial_s(trial) for trial in due}
-    planned = sum(1 for _ in sweep.plan.trials())
-    # `seeds: first` never runs all that is planned; `tpe` plans its settings as it goes, each like the example.
-    share = min(1.0, sweep.wanted_trials / planned) if planned else 1.0
-    seconds = sum(costs.values()) * share
-    taught = by_teacher(due)
-    # Several workers share a trial's work; what they tell each other is not known before they run.
-    workers = sweep.share.workers
-    seconds /= workers
-    side_by_side = max(seconds / sweep.width, max(costs.values(), default=0.0) / workers)  # no trial is split further
-    teachers = sum(estimator.teacher_s(sweep.wanted(trials)) for trials in taught)
-    if sweep.setup.gpu == 0:
-        # A teacher has the whole node; its speed was timed on one trial's share.
-        teachers /= max(1, (os.cpu_count() or 1) // sweep.setup.threads)
-    return Estimate(
-        costs,
-        wall_s=teachers + side_by_side + START_S,
-        device_hours=(teachers + seconds * device_share(sweep.setup)) / 3600,
-        logits=tuple(line for trials in taught for line in _logits(sweep, estimator, trials)),
-    )
-
-
-def _logits(sweep: Sweep, estimator: Estimator, trials: Sequence[TrialConfig]) -> list[str]:
-    """How large the logits of a teacher are, and what they save; nothing of a live one."""
-    wanted = sweep.wanted(trials)
-    found = estimator.logits(wanted, sum(sweep.train_images(trial) * trial.schedule.epochs for trial in trials))
-    teacher = wanted.example.distillation.teacher
-    if found is None or teacher is None:
-        return []
-    how = "computed once" if wanted.example.distillation.cache == "prefill" else "computed as epochs show them, once"
-    count = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
-    return [
-        f"logits of {teacher.name}: {wanted.images:,} images x {found.views} views, {found.mib:,.1f} MiB, {how} "
-        f"(about {seconds_text(found.fill_s)}) for {count}; a teacher in every step: about {seconds_text(found.live_s)}"
-    ]
 
 
 def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
@@ -94,6 +36,8 @@ def plan_lines(sweep: Sweep, cost: Estimate) -> list[str]:
         f"preset {config.preset}{why} · {_data(sweep)} · {_models(sweep)}",
         f"plan: {_grid(sweep)} = {wanted} trials, {settled} settled · {_resources(sweep)} · {price}",
     ]
+    if settled < wanted:
+        lines += estimate_lines(cost)
     lines += _shares(sweep)
     if len(config.seeds) > 1:
         lines.append(f"      {_detectable(sweep)}")
@@ -112,8 +56,7 @@ def tell_plan(sweep: Sweep, cost: Estimate, lines: Sequence[str]) -> None:
         cells=len(sweep.plan.cells),
         trials=sweep.wanted_trials,
         settled=sweep.settled_trials,
-        wall_s=cost.wall_s,
-        device_hours=cost.device_hours,
+        **cost.record(),
         text=list(lines),
     )
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import signal
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raybench.commands.endings import EXIT_TROUBLE
+from raybench.commands.estimating import Estimate, Truth
 from raybench.commands.results_text import nothing_to_do, show_results, trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
 from raybench.config.plugins import DIGITS
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
 from raybench.report.progress import Progress, seconds_text
+from raybench.report.time_left import TimeLeft
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
 from raybench.results.storage import write_atomically
@@ -32,7 +35,6 @@ from raybench.search.search import Search, taught
 if TYPE_CHECKING:
     from raybench.cluster.driver import Stop
     from raybench.cluster.guard import Guard
-    from raybench.commands.plan_text import Estimate
     from raybench.distillation.teacher import TeacherRecord
 
 
@@ -73,6 +75,7 @@ def run_sweep(
             _keep_plugins(sweep)
         write_manifest(sweep.folder, **about, ended=None, exit_code=None)
         progress = _progress(sweep, estimate)
+        bill = Bill(sweep)
 
         def last_words(reason: str) -> int:
             """From the guard's thread, when the main thread is caught in Ray."""
@@ -84,11 +87,14 @@ def run_sweep(
             return code
 
         with Guard(stop, last_words, local=sweep.address is None) as guard:
-            end = _drive(sweep, progress, stop, guard, verbose)
+            end = _drive(sweep, progress, estimate, stop, guard, verbose)
         if end == End():
             with _noted(sweep):
                 sweep.end()
-        code = _finish(sweep, command, end, progress)
+            about["estimate"] = (truth := bill.paid(estimate, progress)).record()
+        else:
+            truth = None
+        code = _finish(sweep, command, end, progress, truth)
         with _noted(sweep):
             counts = sweep.store.trials()["status"].value_counts().to_dicts()
             trials = {row["status"]: row["count"] for row in counts}
@@ -114,7 +120,7 @@ def _noted(sweep: Sweep) -> Iterator[None]:
         sweep.say(f"note: {error}")
 
 
-def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: bool) -> End:
+def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, guard: Guard, verbose: bool) -> End:
     """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
     from raybench.cluster.driver import Stopped, prepare, room_now, run, slots
     from raybench.cluster.session import session
@@ -133,6 +139,7 @@ def _drive(sweep: Sweep, progress: Progress, stop: Stop, guard: Guard, verbose: 
             begun = True
             search = sweep.search(width)
             progress.width = width
+            progress.clock.follow(search.ahead, estimate.teachers)
             watch = Watch(sweep, progress, search)
             wanted = sweep.teachers(sweep.due_trials())
             if sweep.address is not None:
@@ -174,7 +181,7 @@ def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
         metric=sweep.config.metric.name,
         mode=sweep.config.metric.mode,
         tuned=tuple(sweep.config.tune.space),
-        costs=dict(estimate.costs),
+        clock=TimeLeft(estimate.cost),
         total=sweep.wanted_trials,
         settled=sweep.settled_trials,
         quiet=sweep.quiet,
@@ -182,11 +189,34 @@ def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
     )
 
 
-def _finish(sweep: Sweep, command: str, end: End, progress: Progress) -> int:
+class Bill:
+    """What a run takes."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.begun = time.monotonic()
+        self._before = self._device_hours()
+
+    def paid(self, estimate: Estimate, progress: Progress) -> Truth:
+        """All since the begin, beside the estimate."""
+        teachers = progress.clock.teachers_took_s / 3600
+        hours = self._device_hours() - self._before + teachers
+        return Truth(estimate, time.monotonic() - self.begun, hours, progress.told)
+
+    def _device_hours(self) -> float:
+        rows = self.sweep.store.trials(["device_hours"])
+        return float(rows["device_hours"].sum()) if rows.width else 0.0
+
+
+def _finish(sweep: Sweep, command: str, end: End, progress: Progress, truth: Truth | None) -> int:
     code = 0
     if end.signal is None:
         sweep.outcomes = read_outcomes(sweep.store, sweep.config)
         show_results(sweep)
+        if truth is not None:
+            if not sweep.quiet:
+                sweep.say(str(truth))
+            sweep.events.write("estimate", **truth.record())
         code = trouble(sweep)
     return code if end == End() else _say_stopped(sweep, command, end, progress)
 
@@ -242,11 +272,13 @@ class Watch:
         """A teacher is being prepared."""
         teacher = config.distillation.teacher
         assert teacher is not None
+        self.progress.clock.teacher_started(config.trial_id)
         self.progress.say(f"teacher {teacher.name} ({teacher.prepare}): preparing")
         self.sweep.events.write("teacher_started", name=teacher.name, prepare=teacher.prepare)
 
-    def teacher_ready(self, config: TrialConfig, record: TeacherRecord, prepared_before: bool) -> None:  # noqa: ARG002
+    def teacher_ready(self, config: TrialConfig, record: TeacherRecord, prepared_before: bool) -> None:
         """A teacher is ready."""
+        self.progress.clock.teacher_ready(config.trial_id)
         when = "prepared before" if prepared_before else f"prepared in {seconds_text(record.prepare_time)}"
         self.progress.say(
             f"teacher {record.name} ({record.prepare}): {when}, "

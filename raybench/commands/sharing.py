@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raybench.commands.examination import memory_here
 from raybench.config.placement import Node, Packed, Share, at_a_time, lack, pack, room
 from raybench.config.plan import Plan, first_values, trial_at
 from raybench.config.sweep import ResourcesConfig, SweepConfig
@@ -52,7 +53,8 @@ def this_machine(resources: ResourcesConfig) -> Machines:
         found = torch.cuda.device_count()
     # Of which kind they are Ray tells once it runs; until then they are taken for those that are asked for.
     kinds = frozenset([resources.accelerator_type] if found and resources.accelerator_type is not None else [])
-    return Machines((Node("this machine", os.cpu_count() or 1, found, kinds),))
+    memory, _ = memory_here()
+    return Machines((Node("this machine", os.cpu_count() or 1, found, kinds, memory / 2**20),))
 
 
 def check_fits(config: SweepConfig, machines: Machines) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raybench.config.names import nearest
 
@@ -30,6 +30,8 @@ class Node:
     gpu: float = 0.0
     kinds: frozenset[str] = frozenset()
     """Ray's names of the kinds of its GPUs."""
+    memory_mib: float | None = field(default=None, compare=False)
+    """All of its memory; none where nobody has said."""
 
     def has_gpu(self, kind: str | None) -> bool:
         """Whether there is a whole GPU, of that kind where one is asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +15,19 @@ from raybench.config.plan import show
 from raybench.config.trial import TrialConfig
 from raybench.report.events import Events
 from raybench.report.sparkline import sparkline
+from raybench.report.time_left import TimeLeft
 from raybench.results.schema import EpochRow, Status
 from raybench.results.store import Store
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known
 
 STYLES = {"complete": "green", "failed": "red", "diverged": "red", "pruned": "dim", "running": "default"}
+
+
+READ_EVERY_S = 2.0
+"""Between two readings of the epochs of running trials for the time left."""
+RUNNING_READ = 16
+"""Jobs of which they are read."""
 
 
 def seconds_text(seconds: float) -> str:
@@ -38,9 +44,14 @@ def value_text(metric: str, value: float) -> str:
     return f"{value:.1f}" if "top" in metric else f"{value:.4g}"
 
 
+def _over(job: Job, known: Known | None) -> bool:
+    """Whether a job did what it was to do with a trial, which is settled or came to its rung."""
+    return known is not None and (known.settled or job.rungs[-1] in known.scores)
+
+
 @dataclass
 class Progress:
-    """Counts jobs, guesses the time left from the cost of what is done, and draws."""
+    """Counts jobs, follows what they cost, and draws."""
 
     console: Console
     store: Store
@@ -48,8 +59,7 @@ class Progress:
     mode: str
     tuned: tuple[str, ...]
     """Dotted keys of what is tuned, shown beside the cell."""
-    costs: dict[str, float]
-    """Trial id -> estimated seconds, for everything due."""
+    clock: TimeLeft
     total: int
     settled: int
     width: int = 1
@@ -64,10 +74,11 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.begun = time.monotonic()
-        self._since: dict[str, float] = {}
-        self._ratios: list[float] = []
+        self._read = -float("inf")
         self.live: Live | None = None
         self.recent: list[tuple[TrialConfig, str, Status]] = []
+        self.told: list[tuple[float, float]] = []
+        """(seconds since the begin, seconds left) as it was said with each trial that ended."""
 
     def __enter__(self) -> Progress:
         self.begun = time.monotonic()
@@ -92,13 +103,14 @@ class Progress:
 
     def started(self, job: Job) -> None:
         """A job went to a worker."""
+        self.clock.started(job)
         for trial in job.trials:
             self.running[trial.trial_id] = job
-            self._since[trial.trial_id] = time.monotonic()
             self.events.write("started", trial_id=trial.trial_id, cell=job.cell, seed=trial.seed, until=job.rungs[-1])
 
     def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back: trials that are settled now are counted, and told where there is no live table."""
+        self.clock.ended(job, self._seconds(job), over=all(_over(job, outcomes.get(t.trial_id)) for t in job.trials))
         for trial in job.trials:
             self.running.pop(trial.trial_id, None)
             known = outcomes.get(trial.trial_id)
@@ -106,49 +118,52 @@ class Progress:
                 continue
             self.settled += 1
             self.counts[known.status] = self.counts.get(known.status, 0) + 1
-            cost = self.costs.pop(trial.trial_id, 0.0)
-            if cost > 0 and trial.trial_id in self._since:
-                self._ratios.append((time.monotonic() - self._since[trial.trial_id]) / cost)
             name = f"{job.cell}{self._settings(trial)}"
             if known.status == Status.COMPLETE and (self.best is None or known.best > self.best[0]):
                 self.best = (known.best, name)
             self.recent = [*self.recent[-5:], (trial, name, known.status)]
+            left = self.time_left()
+            self.told.append((time.monotonic() - self.begun, left))
             if self.live is None:
-                self.say(self._line(trial, name, known))
-            self._tell(job, trial, known)
+                self.say(self._line(trial, name, known, left))
+            self._tell(job, trial, known, left)
 
-    def _tell(self, job: Job, trial: TrialConfig, known: Known) -> None:
+    def _tell(self, job: Job, trial: TrialConfig, known: Known, left: float) -> None:
         if self.events.on:
             score = known.best if self.mode == "max" else -known.best
             about = {"trial_id": trial.trial_id, "cell": job.cell, "seed": trial.seed, "status": str(known.status)}
-            count = {"settled": self.settled, "total": self.total, "left_s": self.time_left()}
+            count = {"settled": self.settled, "total": self.total, "left_s": left}
             self.events.write("ended", **about, metric=self.metric, value=score, **count)
 
     def _settings(self, trial: TrialConfig) -> str:
         flat = trial.flat()
         return "".join(f" {key.rpartition('.')[2]}={show(flat[key])}" for key in self.tuned if key in flat)
 
-    def _line(self, trial: TrialConfig, name: str, known: Known) -> str:
+    def _line(self, trial: TrialConfig, name: str, known: Known, left: float) -> str:
         value = f"{self.metric} {self._shown(known.best)}" if known.best > float("-inf") else ""
-        left = self.time_left()
-        rest = f" · {seconds_text(left)} left" if left is not None and self.settled < self.total else ""
+        rest = f" · {seconds_text(left)} left" if self.settled < self.total else ""
         return f"{self.settled}/{self.total} {known.status} {trial.trial_id} {name} seed={trial.seed}  {value}{rest}"
 
     def _shown(self, score: float) -> str:
         value = score if self.mode == "max" else -score
         return f"{value:.1f} %" if "top" in self.metric else f"{value:.4g}"
 
-    def time_left(self) -> float | None:
-        """Seconds: what is left of the estimate, corrected by how far off it was for the trials that are done.
-
-        None before three are done: the first ones wait for their workers to start, and the median forgets them then.
-        """
-        if len(self._ratios) < min(3, self.total):
-            return None
+    def time_left(self) -> float:
+        """Seconds until the last trial is over."""
         now = time.monotonic()
-        ran = sum(min(now - self._since[trial_id], self.costs.get(trial_id, 0.0)) for trial_id in list(self.running))
-        left = max(0.0, sum(list(self.costs.values())) - ran)
-        return left * statistics.median(self._ratios) / self.width
+        if now - self._read > READ_EVERY_S:
+            self._read = now
+            for job in list(self.running.values())[:RUNNING_READ]:
+                for trial, seconds in zip(job.trials, self._seconds(job) or (), strict=False):
+                    self.clock.seen(trial, seconds)
+        return self.clock.left(self.width)
+
+    def _seconds(self, job: Job) -> list[list[float]] | None:
+        """Of each epoch of each trial of a job; none where nobody will ask."""
+        if self.quiet and not self.events.on:
+            return None
+        rows = [self.store.last_epochs(trial.trial_id) for trial in job.trials]
+        return [[(row.train_time or 0.0) + (row.eval_time or 0.0) for row in each] for each in rows]
 
     def render(self) -> RenderableType:
         """The live table: what runs, and the latest that ended."""
@@ -183,6 +198,5 @@ class Progress:
             parts.append(f"pruned {self.counts['pruned']}")
         if self.best:
             parts.append(f"best {self._shown(self.best[0])} ({self.best[1]})")
-        left = self.time_left()
-        parts.append("starting" if left is None else f"{seconds_text(left)} left")
+        parts.append(f"{seconds_text(self.time_left())} left")
         return "  " + " · ".join(parts)

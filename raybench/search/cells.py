@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +27,24 @@ class Job:
         return (*(trial.trial_id for trial in self.trials), str(self.rungs[-1]))
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Epochs that a job has before it, as far as they can be foreseen."""
+
+    job: Job
+    begin: int
+    """Epochs that its trials have behind them; of several trials the fewest."""
+
+    @classmethod
+    def of(cls, job: Job, outcomes: Outcomes) -> Stretch:
+        """All that is left of a job."""
+        return cls(job, min(outcomes.epochs(trial.trial_id) for trial in job.trials))
+
+
+Stages = list[list[Stretch]]
+"""What a cell has before it: stages one after another, each begun when all of the one before is over."""
+
+
 class CellSearch(Protocol):
     """The search inside one cell. Outcomes only grow between two questions: what was known stays known."""
 
@@ -35,6 +54,10 @@ class CellSearch(Protocol):
 
     def due(self, outcomes: Outcomes) -> list[Job]:
         """Every job that may run now, those already handed out included; empty only when done."""
+        ...
+
+    def ahead(self, outcomes: Outcomes) -> Stages:
+        """All that is to come, what is due now first. What depends on scores that nobody knows yet is an example."""
         ...
 
     def done(self, outcomes: Outcomes) -> bool:
@@ -77,6 +100,14 @@ class Exhaustive:
             for trial in trials
             if not outcomes.settled(trial.trial_id)
         ]
+
+    def ahead(self, outcomes: Outcomes) -> Stages:
+        """What is due; with `seeds: first` and settings still untried, the other seeds of any of them after that."""
+        now = [Stretch.of(job, outcomes) for job in self.due(outcomes)]
+        if not self.first_only or all(outcomes.settled(s.trials[0].trial_id) for s in self.cell.settings):
+            return [now]
+        others = self._open(list(self.cell.settings[-1].trials[1:]), outcomes)
+        return [now, [Stretch.of(job, outcomes) for job in others]]
 
     def done(self, outcomes: Outcomes) -> bool:
         """Whether all that is wanted is settled."""
@@ -126,6 +157,16 @@ class Halving:
         rung = self.rungs[self._passed]
         missing = (trial for trial in reversed(self._open) if not self._came(trial, outcomes))
         return [Job(self.cell.label, (trial,), (rung,)) for trial in missing]
+
+    def ahead(self, outcomes: Outcomes) -> Stages:
+        """What is due on this rung, then the later rungs with as many settings as will be left, whichever they are."""
+        stages = [[Stretch.of(job, outcomes) for job in self.due(outcomes)]]
+        left = self._alive
+        for before, rung in itertools.pairwise(self.rungs[self._passed :]):
+            left = left[: math.ceil(len(left) / self.factor)]
+            jobs = (Job(self.cell.label, (trial,), (rung,)) for setting in left for trial in setting.trials)
+            stages.append([Stretch(job, before) for job in jobs])
+        return stages
 
     def done(self, outcomes: Outcomes) -> bool:
         """Whether the last rung is complete."""
@@ -194,6 +235,10 @@ class Asynchronous:
             for setting in self.cell.settings
         )
         return [Job(self.cell.label, trials, self.rungs) for trials in missing if trials]
+
+    def ahead(self, outcomes: Outcomes) -> Stages:
+        """What is due; how far each will come is the scheduler's business."""
+        return [[Stretch.of(job, outcomes) for job in self.due(outcomes)]]
 
     def done(self, outcomes: Outcomes) -> bool:
         """Whether all is settled."""

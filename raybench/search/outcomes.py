@@ -50,6 +50,11 @@ class Outcomes(dict[str, Known]):
         known = self.get(trial_id)
         return known is not None and (known.settled or epoch in known.scores)
 
+    def epochs(self, trial_id: str) -> int:
+        """Epochs that a trial has behind it, as far as it was scored."""
+        known = self.get(trial_id)
+        return max(known.scores, default=0) if known else 0
+
     def mean_at(self, setting: Setting, epoch: int) -> float:
         """A setting's mean over its seeds at a rung."""
         return mean(self[t.trial_id].score_at(epoch) if t.trial_id in self else -math.inf for t in setting.trials)

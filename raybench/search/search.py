@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from raybench.config.plan import Cell, Plan, first_values, make_setting
 from raybench.config.trial import TrialConfig
 from raybench.results.storage import Folder
-from raybench.search.cells import Asynchronous, CellSearch, Exhaustive, Halving, Job
+from raybench.search.cells import Asynchronous, CellSearch, Exhaustive, Halving, Job, Stages
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.tpe import Suggestions, TreeParzen, suggestions_name
 
@@ -141,6 +141,10 @@ class Search:
             else replace(search.cell, settings=search.settings(self.outcomes))
             for search in self._searches
         )
+
+    def ahead(self) -> list[tuple[str, Stages]]:
+        """What is to come, cell by cell in the order in which they run, with what runs now. Decides nothing."""
+        return [(queue.search.cell.label, queue.search.ahead(self.outcomes)) for queue in self._queues]
 
     def due_trials(self) -> int:
         """Trials known to be due now, and those that `tpe` has not suggested yet. Suggests nothing by itself."""

@@ -17,7 +17,7 @@ from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
 from raybench.results.storage import Folder, read, write_atomically
-from raybench.search.cells import Job
+from raybench.search.cells import Job, Stages, Stretch
 from raybench.search.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -96,6 +96,15 @@ class TreeParzen:
     def to_come(self) -> int:
         """Trials whose settings are not suggested yet."""
         return max(0, self.total - len(self.suggestions.points)) * len(self.sweep.seeds)
+
+    def ahead(self, outcomes: Outcomes) -> Stages:
+        """What was suggested, and as many trials of an example as are not yet. Suggests nothing by itself."""
+        now = [Stretch.of(job, outcomes) for job in self.suggested(outcomes)]
+        if not self.to_come:
+            return [now]
+        example = make_setting(self.sweep, self.cell.point, first_values(self.sweep))
+        jobs = [Job(self.cell.label, (trial,), (trial.schedule.epochs,)) for trial in example.trials]
+        return [now + [Stretch(job, 0) for job in jobs] * (self.to_come // len(jobs))]
 
     def done(self, outcomes: Outcomes) -> bool:
         """Whether there are as many suggestions as wanted, all settled. Suggests nothing by itself."""

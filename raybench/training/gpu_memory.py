@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raybench.config.costs import step_key
 from raybench.config.placement import CONTEXT_MIB
 from raybench.config.trial import DistillationConfig, TrialConfig
 from raybench.distillation.packing import Packing
@@ -24,7 +25,7 @@ from raybench.distillation.teacher import Teacher
 from raybench.training.batches import EVERYTHING, Examples, Share, Training
 from raybench.training.device import Device, choose_device, out_of_memory, release_memory
 from raybench.training.ingredients import load_data, make_model
-from raybench.training.kinds import kind_of
+from raybench.training.kinds import Sizes, kind_of
 from raybench.training.loop import Run
 from raybench.training.metrics import Measures
 from raybench.training.recorder import Setup
@@ -72,7 +73,7 @@ class Measured:
 
 def asked(trials: Sequence[TrialConfig], setup: Setup) -> str:
     """What is to be measured, as JSON: each trial once of those whose memory is the same."""
-    different = {_key(trial): trial.model_dump(mode="json") for trial in trials}
+    different = {step_key(trial): trial.model_dump(mode="json") for trial in trials}
     folders = {name: str(path) for name in ("data_root", "weights_root") if (path := getattr(setup, name)) is not None}
     return json.dumps({"trials": list(different.values()), "folders": folders})
 
@@ -130,6 +131,28 @@ def reserved_mib() -> float:
 
 def take_steps(trial: TrialConfig, setup: Setup, device: Device) -> None:
     """A few steps of the one loop and a batch of validation, as the trial takes them but with random weights."""
+    few_steps(trial, setup, device).run.train_epoch()
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """A trial's run whose epochs have a few steps and a batch of validation."""
+
+    run: Run
+    sizes: Sizes
+    kept: Tensor | None
+    """What else lies on the device meanwhile."""
+
+    @property
+    def examples(self) -> float:
+        """Of an epoch's steps; batches are equal rather than full."""
+        training = self.run.training
+        whole = training.training.steps(self.run.config.batch_size) if isinstance(training, Beginning) else 1
+        return len(training) * min(STEPS, whole) / whole
+
+
+def few_steps(trial: TrialConfig, setup: Setup, device: Device) -> FewSteps:
+    """A trial with random weights, ready for such epochs."""
     bare = trial.model_copy(
         update={
             "model": trial.model.model_copy(update={"weights": "none"}),
@@ -148,8 +171,7 @@ def take_steps(trial: TrialConfig, setup: Setup, device: Device) -> None:
             classes = len(load_data(trial.dataset, setup).classes)
             kept = torch.empty(made.sizes.train, Packing(classes).width, dtype=torch.float16, device=device.device)
     run = Run(trial, task, Beginning(made.training), FirstExamples(made.validation), device)
-    run.train_epoch()
-    del kept
+    return FewSteps(run, made.sizes, kept)
 
 
 def _teacher(trial: TrialConfig, setup: Setup, device: Device) -> Teacher:
@@ -192,17 +214,6 @@ class FirstExamples:
     def batches(self, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
         """One batch."""
         return islice(self.examples.batches(batch_size), 1)
-
-
-def _key(trial: TrialConfig) -> str:
-    """What decides a trial's memory."""
-    content = trial.canonical().model_dump(mode="json", exclude={"seed", "schedule", "label_smoothing"})
-    content["optimizer"] = content["optimizer"]["name"]
-    for name in ("alpha", "tau", "reduction"):
-        del content["distillation"][name]
-    for name in ("weights", "mean", "std"):
-        del content["model"][name]
-    return json.dumps(content, sort_keys=True)
 
 
 def _words(trial: TrialConfig) -> str:

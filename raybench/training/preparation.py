@@ -31,6 +31,7 @@ from raybench.distillation.packing import Packing
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
+from raybench.models.builder import BuiltModel
 from raybench.models.macs import count_macs
 from raybench.results.depot import depot
 from raybench.training.batches import TrainingImages, views_of
@@ -157,8 +158,7 @@ def _prepare(
     device = choose_device(own.precision, setup.gpu)
     device.set_products()
     ingredients = gather(own, setup, device)
-    macs = count_macs(ingredients.built.module, ingredients.data.train_images.shape[1], ingredients.built.image_size)
-    torch.set_num_threads(setup.threads if macs * own.batch_size >= WORTH_THREADS_MACS else 1)
+    torch.set_num_threads(setup.threads if worth_threads(own, ingredients.built, ingredients.data) else 1)
     task = Classification(ingredients.built, device.device, own.label_smoothing, head_only=teacher.prepare == "head")
     if teacher.prepare != "none":
         run = Run(own, task, ingredients.training, ingredients.validation, device, None, check)
@@ -182,6 +182,12 @@ def _prepare(
     record.save(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return record
+
+
+def worth_threads(own: TrialConfig, built: BuiltModel, data: ImageData) -> bool:
+    """Whether a teacher is large enough to be prepared with all the threads there are."""
+    macs = count_macs(built.module, data.train_images.shape[1], built.image_size)
+    return macs * own.batch_size >= WORTH_THREADS_MACS
 
 
 def _save_weights(task: Classification, folder: Path) -> None:
