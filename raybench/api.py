@@ -104,13 +104,16 @@ def run_sweep(
     rerun: Sequence[str] = (),
     yes: bool = False,
     dry_run: bool = False,
+    probe: bool = False,
+    price_per_hour: float | None = None,
     quiet: bool = False,
     verbose: bool = False,
 ) -> Results:
     """What is missing of a sweep, run; then its results. The arguments are the options of `raybench sweep`.
 
     name: of a sweep, or the path of its .yaml file. overrides: dotted key -> value, such as {"optimizer.lr": [0.1]}.
-    seeds: how many. time_budget: such as "30m". yes: start what takes more than a device-hour.
+    seeds: how many. time_budget: such as "30m". yes: start what takes more than a device-hour. probe: estimate by real
+    steps of each model. price_per_hour: of a device, for the cost of the plan.
 
     Blocks until the sweep ends; an interrupt ends it as Ctrl-C ends the command, and the same call goes on. Call it
     from the main thread, for only that receives signals. Raises RaybenchError where the command would refuse with exit
@@ -128,13 +131,14 @@ def run_sweep(
         "--max-concurrent": max_concurrent,
         "--time-budget": time_budget,
         "--address": address,
+        "--price-per-hour": price_per_hour,
     }
     arguments = [str(name)]
     arguments += [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
     arguments += [part for option, value in options.items() if value is not None for part in (option, str(value))]
     arguments += [part for plugin in plugins for part in ("--plugin", str(plugin))]
     arguments += [part for each in rerun for part in ("--rerun", each)]
-    flags = {"--yes": yes, "--dry-run": dry_run, "--quiet": quiet, "--verbose": verbose}
+    flags = {"--yes": yes, "--dry-run": dry_run, "--probe": probe, "--quiet": quiet, "--verbose": verbose}
     arguments += [flag for flag, wanted in flags.items() if wanted]
     code = sweep.run(arguments, shlex.join(["raybench", "sweep", *arguments]))
     if code == EXIT_BAD_INPUT:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -36,7 +36,7 @@ SAME_SHARE = 0.02
 class _Row:
     """What one stored trial took."""
 
-    trial: TrialConfig
+    train_size: int | Literal["all"]
     epoch_train_s: float
     epoch_eval_s: float
     fixed_s: float | None
@@ -66,20 +66,24 @@ class Stored:
 
     def _of(self, rows: Sequence[_Row], trial: TrialConfig) -> Speed:
         """Those of the nearest train size: an epoch has some costs that do not grow with it."""
-        images = self.sizes(trial).train
-        off = {id(row): abs(math.log(max(1, self.sizes(row.trial).train) / max(1, images))) for row in rows}
-        nearest = min(off.values())
-        rows = [row for row in rows if off[id(row)] <= nearest + 1e-9]
+        sizes = {size: self._sizes_at(trial, size) for size in dict.fromkeys(row.train_size for row in rows)}
+        images = max(1, self.sizes(trial).train)
+        nearest = min(sizes, key=lambda size: abs(math.log(max(1, sizes[size].train) / images)))
+        rows = [row for row in rows if row.train_size == nearest]
         fixed = [row.fixed_s for row in rows if row.fixed_s is not None]
         memory = [row.memory_mib for row in rows if row.memory_mib is not None]
         return Speed(
-            train_s=statistics.median(row.epoch_train_s / max(1, self.sizes(row.trial).train) for row in rows),
-            infer_s=statistics.median(row.epoch_eval_s / max(1, self.sizes(row.trial).validation) for row in rows),
+            train_s=statistics.median(row.epoch_train_s for row in rows) / max(1, sizes[nearest].train),
+            infer_s=statistics.median(row.epoch_eval_s for row in rows) / max(1, sizes[nearest].validation),
             source="rows",
             fixed_s=statistics.median(fixed) if fixed else None,
             memory_mib=max(memory, default=None),
             trials=len(rows),
         )
+
+    def _sizes_at(self, trial: TrialConfig, train_size: int | Literal["all"]) -> Sizes:
+        dataset = trial.dataset.model_copy(update={"train_size": train_size})
+        return self.sizes(trial.model_copy(update={"dataset": dataset}))
 
     def _read(self, folder: Folder) -> None:
         try:
@@ -150,7 +154,9 @@ def _row(trial: TrialConfig, row: dict[str, Any]) -> _Row:
     if row["attempt"] == 1 and row["status"] == "complete" and row["started"] is not None and row["ended"] is not None:
         fixed = max(0.0, (row["ended"] - row["started"]).total_seconds() - row["train_time"] - row["eval_time"])
     epochs = row["epochs"]
-    return _Row(trial, row["train_time"] / epochs, row["eval_time"] / epochs, fixed, row["peak_memory"])
+    return _Row(
+        trial.dataset.train_size, row["train_time"] / epochs, row["eval_time"] / epochs, fixed, row["peak_memory"]
+    )
 
 
 def _one_by_one(folder: Folder) -> Iterator[Folder]:

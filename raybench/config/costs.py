@@ -19,6 +19,8 @@ class TrialCost:
     """Training and validation of an epoch."""
     fixed_s: float
     """All else: what comes before its first epoch, and the test set after its last."""
+    spread: float = 0.5
+    """By how much the seconds of an epoch may be off between kinds, relative: small where they were measured."""
 
     def of(self, epochs: float) -> float:
         """Of so many epochs in one go, s."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import statistics
 import threading
 import time
@@ -22,6 +23,10 @@ from raybench.search.cells import Job, Stages, Stretch
 
 WORKER_S = 8.0
 """Until a new worker begins its first trial: its process, torch, Ray's word to it. Rough."""
+TRIALS_SPREAD = 0.2
+"""By how much trials of one kind differ in the seconds of an epoch, relative: by what runs beside them."""
+OWN_EPOCHS = 8
+"""Of a running trial after which its own epochs say as much of it as those of its kind."""
 KEPT = 256
 """Epochs and jobs of a kind that are remembered, the latest."""
 SHARE_OF_TIME = 0.02
@@ -81,7 +86,9 @@ class _Running:
     """Epochs behind it when it was handed out."""
     starts_worker: bool
     epochs: int = 0
-    """Finished since, of all its trials."""
+    """Finished since."""
+    seconds: float = 0.0
+    """That these took."""
     last: float = 0.0
     """When that was last more."""
 
@@ -94,15 +101,38 @@ class _Kind:
     """Seconds of each."""
     fixed: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Seconds of each job beside its epochs."""
+    seen: float = 0.0
+    """Trials of which these epochs are, in whole ones."""
     share: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     """Of the epochs that each was to take, how many it took: fewer where it diverged or ran out of patience."""
+
+    def add(self, seconds: Sequence[float], trial: TrialConfig) -> None:
+        """Epochs that were seen."""
+        self.epochs.extend(seconds)
+        self.seen += len(seconds) / trial.schedule.epochs
+
+    @property
+    def epoch_s(self) -> float:
+        """Mean of an epoch."""
+        return statistics.fmean(self.epochs)
+
+    @property
+    def variance(self) -> float:
+        """Of that mean, relative: epochs of one trial share what runs beside it, so that only trials count."""
+        return TRIALS_SPREAD**2 / self.seen
 
 
 class TimeLeft:
     """Told of a run as it goes; says how long it still takes. May be asked by another thread than tells it."""
 
-    def __init__(self, costs: Costs, clock: Callable[[], float] = time.monotonic) -> None:
-        """`costs` is the estimate of each trial, made before the start."""
+    def __init__(
+        self,
+        costs: Costs,
+        clock: Callable[[], float] = time.monotonic,
+        stopwatch: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`costs` is the estimate of each trial, made before the start; `stopwatch` times the reckoning itself."""
+        self._stopwatch = stopwatch
         self._costs = costs
         self._ahead: Ahead = lambda: ()
         self._clock = clock
@@ -171,8 +201,8 @@ class TimeLeft:
                 kind = self._kind(trial)
                 # The first warms up; it counts where there is no other.
                 fresh = seconds[job.begin + job.epochs :]
-                kind.epochs.extend(fresh[1:] if job.epochs == 0 and len(fresh) > 1 else fresh)
-                job.epochs, job.last = new, self._clock()
+                kind.add(fresh[1:] if job.epochs == 0 and len(fresh) > 1 else fresh, trial)
+                job.epochs, job.seconds, job.last = new, sum(seconds[job.begin :]), self._clock()
 
     def ended(self, job: Job, seconds: Sequence[Sequence[float]] | None, over: bool = True) -> None:
         """A job came back; `seconds` of each epoch of each of its trials so far, where that is known.
@@ -196,7 +226,7 @@ class TimeLeft:
         if seconds is not None:
             took = [each for one in seconds for each in one[running.begin :]]
             trained = sum(took)
-            kind.epochs.extend(took[running.epochs :])
+            kind.add(took[running.epochs :], job.trials[0])
             self._judge(job, running.begin, len(took) // len(job.trials))
             if planned and len(job.rungs) == 1:
                 kind.share.append(min(1.0, len(took) / planned))
@@ -218,9 +248,9 @@ class TimeLeft:
             rest = max(0.0 if self._news else LOOK_EVERY_S, self._reckoning_took / SHARE_OF_TIME)
             if self._said is not None and now - self._said[0] < rest:
                 return max(0.0, self._said[1] - (now - self._said[0]))
-            begun = time.perf_counter()
+            begun = self._stopwatch()
             left = self._teachers_left(now) + self._trials_left(now, width)
-            self._reckoning_took = time.perf_counter() - begun
+            self._reckoning_took = self._stopwatch() - begun
             self._said, self._news = (now, left), False
             return left
 
@@ -265,14 +295,16 @@ class TimeLeft:
         return self._fixed_s(trial) + epochs * self._epoch_s(trial)
 
     def _running_left(self, each: _Running, now: float) -> float:
-        """Seconds of a job at work: what it should take less what it has taken, but no less than its epochs to come."""
+        """Seconds of a job at work: by its own epochs, the more so the more there are."""
         job, trial = each.job, each.job.trials[0]
         epoch_s, fixed_s = self._epoch_s(trial), self._fixed_s(trial)
         epochs = len(job.trials) * self._expected(job, each.begin + each.epochs)
-        whole = fixed_s + (epochs + each.epochs) * epoch_s + (WORKER_S if each.starts_worker else 0.0)
-        least = max(0.0, epochs * epoch_s - (now - each.last if each.epochs else 0.0))
-        most = epochs * epoch_s + fixed_s if each.epochs else float("inf")
-        return min(max(whole - (now - each.since), least), most)
+        if not each.epochs:
+            start = WORKER_S if each.starts_worker else 0.0
+            return max(fixed_s + epochs * epoch_s + start - (now - each.since), epochs * epoch_s)
+        own = each.epochs / (each.epochs + OWN_EPOCHS)
+        epoch_s = own * each.seconds / each.epochs + (1 - own) * epoch_s
+        return max(0.0, epochs * epoch_s - min(now - each.last, epoch_s)) + fixed_s / 2
 
     def _expected(self, job: Job, begin: int) -> float:
         """Epochs that each trial of a job will still take."""
@@ -289,20 +321,25 @@ class TimeLeft:
         return (self._passed + 1) / (self._judged + max(1.0, factor))
 
     def _epoch_s(self, trial: TrialConfig) -> float:
+        """What was seen of its kind and what was estimated, each by how sure it is."""
         cost = self._cost(trial)
+        thought = cost.epoch_s * self._ratio()
         kind = self._kinds.get(cost.kind)
-        if kind and kind.epochs:
-            return statistics.fmean(kind.epochs)
-        return cost.epoch_s * self._ratio()
+        if not kind or not kind.epochs:
+            return thought
+        trust = cost.spread**2 / (cost.spread**2 + kind.variance)
+        return trust * kind.epoch_s + (1 - trust) * thought
 
     def _ratio(self) -> float:
         """How many times as long as estimated an epoch takes, over the kinds that have run."""
-        ratios = [
-            statistics.fmean(kind.epochs) / self._priors[name].epoch_s
-            for name, kind in self._kinds.items()
-            if kind.epochs and self._priors[name].epoch_s > 0 and any(kind.epochs)
-        ]
-        return statistics.geometric_mean(ratios) if ratios else 1.0
+        total = weights = 0.0
+        for name, kind in self._kinds.items():
+            thought = self._priors[name]
+            if any(kind.epochs) and thought.epoch_s > 0:
+                weight = 1 / (thought.spread**2 + kind.variance)
+                total += weight * math.log(kind.epoch_s / thought.epoch_s)
+                weights += weight
+        return math.exp(total / weights) if weights else 1.0
 
     def _fixed_s(self, trial: TrialConfig) -> float:
         cost = self._cost(trial)
@@ -320,13 +357,13 @@ class TimeLeft:
         self._news = True
         if not now and at - self._looked < self._look_took / SHARE_OF_TIME:
             return
-        begun = time.perf_counter()
+        begun = self._stopwatch()
         self._to_come = [(label, list(stages)) for label, stages in self._ahead()]
         shared: dict[tuple[str, ...], int] = {}
         for cell, (_, stages) in enumerate(self._to_come):  # a job that two cells want runs once
             stages[0] = [each for each in stages[0] if shared.setdefault(each.job.key, cell) == cell]
         self._begins = {each.job.key: each.begin for _, stages in self._to_come for each in stages[0]}
-        self._looked, self._look_took = at, time.perf_counter() - begun
+        self._looked, self._look_took = at, self._stopwatch() - begun
         self._over.clear()
 
     def _kind(self, trial: TrialConfig) -> _Kind:

@@ -61,6 +61,8 @@ class Speed:
     """Stored trials that this is from."""
 
 
+SPREADS: dict[Source, float] = {"rows": 0.15, "probe": 0.2, "rough": 0.5}
+"""By how much the estimates of unlike models may be off beside each other."""
 Measured = Callable[[TrialConfig], Speed | None]
 """What was measured of trials like this one; none where nothing was."""
 
@@ -101,7 +103,7 @@ class Estimator:
         if speed.source != "rows":
             epoch /= self.setup.workers  # what they tell each other is not known before they run
         fixed = sizes.test * speed.infer_s + TRIAL_OVERHEAD_S if speed.fixed_s is None else speed.fixed_s
-        return TrialCost(kind, epoch, fixed + HAND_OVER_S)
+        return TrialCost(kind, epoch, fixed + HAND_OVER_S, SPREADS[speed.source])
 
     def trial_s(self, trial: TrialConfig) -> float:
         """Seconds of one whole trial."""

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from raybench.config.load import load_sweep
 from raybench.config.plan import Plan, make_plan
 from raybench.config.trial import TrialConfig
 from raybench.data import load
+from raybench.results.manifest import environment
 from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
+from raybench.training.recorder import Setup, device_share
 
 SWEEP = """\
 # Does it all hang together?
@@ -87,6 +89,25 @@ class Settled:
             store.write_trial(TrialRow(**{**row, **changes}))
             ids.append(trial.trial_id)
         return ids
+
+    def halves(self, *overrides: str) -> tuple[list[TrialConfig], list[TrialConfig]]:
+        """Trials of the student alone, and those with a teacher."""
+        found = list(self.plan(*overrides).trials())
+        taught = [trial for trial in found if trial.canonical().distillation.teacher is not None]
+        return [trial for trial in found if trial not in taught], taught
+
+    def took(self, train_s: float, eval_s: float, fixed_s: float = 2.0, **env: Any) -> dict[str, Any]:
+        """What the row of a trial says that took so long in all, on this machine."""
+        begun = datetime(2026, 1, 1, tzinfo=UTC)
+        return {
+            "train_time": train_s,
+            "eval_time": eval_s,
+            "device_hours": (train_s + eval_s) / 3600 * device_share(Setup()),
+            "peak_memory": 600.0,
+            "started": begun,
+            "ended": begun + timedelta(seconds=train_s + eval_s + fixed_s),
+            "env": {**environment(), "threads": 1, **env},
+        }
 
     def ran(self, plan: Plan) -> None:
         """Leave what a run leaves of its configuration."""

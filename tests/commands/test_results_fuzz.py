@@ -21,10 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from raybench.commands.estimating import Estimate
 from raybench.commands.loading import Asked, load
-from raybench.commands.plan_text import Estimate, plan_lines
+from raybench.commands.plan_text import plan_lines
 from raybench.commands.results_text import trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
+from raybench.config.costs import TrialCost
 from raybench.config.plan import Plan
 from raybench.errors import ResultsError
 from raybench.report.tables import comparison_lines, comparison_markdown
@@ -224,7 +226,7 @@ def check(folder: Folder, harms: list[Damage], further: dict[str, bytes]) -> Non
 
     outcomes = read_outcomes(store, folder.sweep.config)
     sweep = replace(folder.sweep, store=store, folder=root, outcomes=outcomes, console=Console(file=io.StringIO()))
-    lines = plan_lines(sweep, Estimate({}, 0.0, 0.0))
+    lines = plan_lines(sweep, Estimate(lambda _: TrialCost("a kind", 0.0, 0.0)))
     assert all(str(path) in "\n".join(lines) for path in unreadable[:5])
     assert isinstance(sweep.due, bool)
     results = sweep.results()

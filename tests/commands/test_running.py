@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from raybench.commands.estimating import estimate
 from raybench.commands.loading import Asked, load
-from raybench.commands.plan_text import estimate
 from raybench.commands.reopening import REOPENED
 from raybench.commands.running import run_sweep
 from raybench.commands.sweeping import Sweep
+from raybench.config.costs import TrialCost
+from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
 from raybench.training.cost import START_S, Estimator
 
@@ -141,7 +143,11 @@ def test_the_time_of_a_plan_is_never_less_than_its_longest_trial(
 ) -> None:
     """Two at a time, seven trials of a second and one of 100 s."""
     long = next(settled.plan().trials()).trial_id
-    monkeypatch.setattr(Estimator, "trial_s", lambda _, trial: 100.0 if trial.trial_id == long else 1.0)
+
+    def cost(_: Estimator, trial: TrialConfig) -> TrialCost:
+        return TrialCost("a kind", 0.0, 100.0 if trial.trial_id == long else 1.0)
+
+    monkeypatch.setattr(Estimator, "cost", cost)
     sweep = loaded(settled)
     monkeypatch.setattr(type(sweep), "width", 2)
     monkeypatch.setattr(Estimator, "teacher_s", lambda *_: 0.0)

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from raybench.config.trial import TrialConfig
-from raybench.training.cost import TRIAL_OVERHEAD_S, Estimator, Speed
+from raybench.training.cost import HAND_OVER_S, TRIAL_OVERHEAD_S, Estimator, Speed
 from raybench.training.preparation import TeacherWanted, ensure_teacher
 from raybench.training.recorder import Setup
+
+OVERHEAD_S = TRIAL_OVERHEAD_S + HAND_OVER_S
+"""Of a trial beside its epochs and its test."""
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -29,29 +32,28 @@ def config(train: int = 200, epochs: int = 10, prepare: str = "finetune", **more
 def test_probing_a_model_gives_positive_speeds_and_is_done_once() -> None:
     estimator = Estimator(Setup())
     first = estimator.trial_s(config())
-    assert first > TRIAL_OVERHEAD_S
+    assert first > OVERHEAD_S
     # Remembered, not timed again: otherwise no two timings would agree to the last bit.
     assert estimator.trial_s(config()) == first
-    (speed,) = estimator._speeds.values()
+    speed, again = estimator._speeds.values()  # of the model, and of this kind of trial
+    assert speed is again
     assert speed.train_s > 0
     assert speed.infer_s > 0
 
 
-def timed(train_s: float = 0.01, infer_s: float = 0.002) -> Estimator:
+def timed(train_s: float = 0.01, infer_s: float = 0.002, **more: Any) -> Estimator:
     """An estimator that knows its speeds."""
-    estimator = Estimator(Setup())
-    estimator._speed = lambda *_: Speed(train_s, infer_s)  # type: ignore[method-assign]
-    return estimator
+    return Estimator(Setup(), lambda _: Speed(train_s, infer_s, **more))
 
 
 def test_a_trial_costs_its_images_and_epochs() -> None:
     # 10 epochs of 200 training and 100 validation images, then 500 test images.
-    assert timed().trial_s(config()) == pytest.approx(10 * (2.0 + 0.2) + 1.0 + TRIAL_OVERHEAD_S)
-    fixed = 1.0 + TRIAL_OVERHEAD_S
+    assert timed().trial_s(config()) == pytest.approx(10 * (2.0 + 0.2) + 1.0 + OVERHEAD_S)
+    fixed = 1.0 + OVERHEAD_S
     assert timed().trial_s(config(epochs=20)) - fixed == pytest.approx(2 * (timed().trial_s(config()) - fixed))
     assert timed().trial_s(config(train=400)) > timed().trial_s(config())
-    assert timed(0.02, 0.004).trial_s(config()) - TRIAL_OVERHEAD_S == pytest.approx(
-        2 * (timed().trial_s(config()) - TRIAL_OVERHEAD_S)
+    assert timed(0.02, 0.004).trial_s(config()) - OVERHEAD_S == pytest.approx(
+        2 * (timed().trial_s(config()) - OVERHEAD_S)
     )
 
 
@@ -88,3 +90,31 @@ def test_kept_logits_cost_once_what_a_live_teacher_costs_in_every_step() -> None
 def test_a_live_teacher_is_part_of_its_trials_cost() -> None:
     cached, live = timed().trial_s(config()), timed().trial_s(config(cache="off"))
     assert live - cached == pytest.approx(10 * 200 * 0.002)
+
+
+def test_what_was_measured_of_a_trial_has_its_live_teacher_in_it() -> None:
+    live = timed(source="rows", fixed_s=3.0).cost(config(cache="off"))
+    assert live.epoch_s == pytest.approx(200 * 0.01 + 100 * 0.002)
+    assert live.fixed_s == pytest.approx(3.0 + HAND_OVER_S)
+    rough = timed().cost(config(cache="off"))
+    assert rough.epoch_s - live.epoch_s == pytest.approx(200 * 0.002)
+    assert rough.spread > live.spread
+
+
+def test_trials_of_one_kind_are_asked_for_once_and_named() -> None:
+    asked: list[TrialConfig] = []
+
+    def measured(trial: TrialConfig) -> Speed:
+        asked.append(trial)
+        return Speed(0.01, 0.002, "rows", memory_mib=500.0, trials=4)
+
+    estimator = Estimator(Setup(), measured)
+    costs = [estimator.cost(trial) for trial in (config(), config(alpha=0.9), config(epochs=20), config(train=400))]
+    assert [cost.kind == costs[0].kind for cost in costs] == [True, True, True, False]
+    assert len(asked) == 2
+    assert [speed.trials for _, speed in estimator.used.values()] == [4, 4]
+
+
+def test_workers_share_what_was_not_measured_with_them() -> None:
+    alone, shared = (Estimator(Setup(workers=each), lambda _: Speed(0.01, 0.002)) for each in (1, 2))
+    assert shared.cost(config()).epoch_s == pytest.approx(alone.cost(config()).epoch_s / 2)
