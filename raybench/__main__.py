@@ -14,6 +14,7 @@ COMMANDS = {
     "show": "raybench.commands.show",
     "why": "raybench.commands.why",
     "reproduce": "raybench.commands.reproduce",
+    "export": "raybench.commands.export",
     "watch": "raybench.commands.watch",
     "logs": "raybench.commands.logs",
     "cluster": "raybench.commands.cluster",
@@ -35,6 +36,8 @@ USAGE = """usage: raybench COMMAND …
   show TRIAL_ID [WHAT …]             its score again, its predictions, attention, merged patches; its run as files
   why TRIAL_ID                       how a trial stands, and what it can be compared with
   reproduce TRIAL_ID                 run a trial again from its row, and say whether its metrics are equal
+  export TRIAL_ID|--best SWEEP       its weights for others: safetensors, timm, ONNX, with a model card
+  sink mlflow|wandb|optuna SWEEP     the rows of a sweep shown in MLflow, Weights & Biases, Optuna Dashboard
   watch SWEEP                        how a running sweep goes, and what each machine does
   logs TRIAL_ID                      what a trial left of its faults
   cluster check|submit|follow|…      a cluster of machines, from the laptop (raybench cluster --help)

@@ -56,7 +56,7 @@ def with_best_trials(config: SweepConfig, root: Folder) -> tuple[SweepConfig, tu
             return value
         if trial == "best" and sweep not in best:
             try:
-                best[sweep] = _best_trial(root / sweep, config.preset)
+                best[sweep] = best_trial(root / sweep, config.preset)
             except ConfigError as error:
                 best[sweep] = trial
                 place = config.places.get(axis or key, config.name)
@@ -101,15 +101,19 @@ def _asked(value: Any) -> tuple[str | None, str]:
     return None, ""
 
 
-def _best_trial(folder: Folder, preset: str) -> str:
-    """The id of a sweep's best trial. Raises ConfigError where it has none yet."""
+def best_trial(folder: Folder, preset: str | None = None) -> str:
+    """The id of a sweep's best trial, of the preset that was run last where none is given.
+
+    The best is the complete trial with the best metric on validation. Raises ConfigError where there is none yet.
+    """
     from raybench.config.changes import read_resolved
     from raybench.results.storage import read
 
     try:
-        metric = read_resolved(read(folder / "sweep.yaml")).metric
+        last = read_resolved(read(folder / "sweep.yaml"))
     except (OSError, RaybenchError) as error:
         raise ConfigError([f"no results in {folder}"]) from error
+    metric, preset = last.metric, preset or last.preset
     trials = Store(folder).trials()
     if metric.name not in trials.columns:
         raise ConfigError([f"no trial in {folder} has {metric.name}"])

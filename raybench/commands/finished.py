@@ -64,7 +64,10 @@ class Finished:
             return kept
         sweep = sweep_as_run(self.found.store, self.found.sweep, str(row["preset"]))
         keep = sweep.checkpoints.keep if sweep is not None else "unknown"
-        raise ResultsError(f"no weights in {folder / 'weights'} (checkpoints.keep: {keep})")
+        again = f"raybench sweep {self.found.sweep} --preset {row['preset']} --rerun {trial_id} checkpoints.keep=best"
+        raise ResultsError(
+            f"no weights in {folder / 'weights'} (checkpoints.keep: {keep}); to train it again and keep them:  {again}"
+        )
 
     @cached_property
     def restored(self) -> Restored:

@@ -2,8 +2,8 @@
 
 A module of this folder is a data set of images when it defines `load_source(request, data_root, download) -> Source`;
 it names in `OPTIONS` which options of a request it takes (none where it has no `OPTIONS`). It is one of sentence pairs
-when it defines `load_pairs(data_root) -> TextSource`. Plugins and installed packages bring such functions by name
-(`raybench.config.plugins`).
+when it defines `load_pairs(data_root) -> TextSource`. `TERMS` says on which terms its data are to be had. Plugins and
+installed packages bring such functions by name (`raybench.config.plugins`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "load",
     "load_text",
     "names",
+    "terms",
 ]
 
 Kind = Literal["image", "text"]
@@ -56,6 +57,12 @@ def kind_of(name: str) -> Kind:
     if name not in _all():
         raise DataError(_unknown(name, names()))
     return _all()[name]
+
+
+def terms(name: str) -> str:
+    """On which terms the data of a data set are to be had, in a sentence; for data of the user's own that he knows."""
+    module = None if _extra(name) is not None else importlib.import_module(f"{__name__}.{name}")
+    return getattr(module, "TERMS", f"{name} is data of your own, or from outside raybench: you know their terms.")
 
 
 def check_extras(names: Collection[str]) -> None:

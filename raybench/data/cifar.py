@@ -25,6 +25,10 @@ from raybench.errors import DataError
 
 SHAPE = (3, 32, 32)
 OFFICIAL_SIZES = {"train": 50_000, "test": 10_000}
+TERMS = (
+    "CIFAR's authors state no licence; they ask to cite Krizhevsky 2009, \"Learning Multiple Layers of Features from "
+    'Tiny Images" (cs.toronto.edu/~kriz/cifar.html).'
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raybench.data.cifar import TERMS as TERMS
 from raybench.data.cifar import Cifar
 from raybench.data.source import Request, Source
 

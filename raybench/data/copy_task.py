@@ -18,6 +18,7 @@ SYMBOLS = "abcdefghijklmnop"
 SHORTEST, LONGEST = 4, 10
 """Symbols of a sequence."""
 SIZES = {"train": 2000, "val": 200, "test": 200}
+TERMS = "copy_task is made by raybench (Apache-2.0) from no data at all."
 
 
 def load_pairs(data_root: Path | None) -> TextSource:  # noqa: ARG001  (nothing to look for)

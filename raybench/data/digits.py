@@ -20,6 +20,11 @@ MEAN = (0.3054,)
 STD = (0.3758,)
 TEST_SIZE = 500
 BRIGHTEST = 16
+TERMS = (
+    "scikit-learn ships the digits under its BSD-3-Clause licence; they are the test part of UCI's \"Optical "
+    'Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), whose own terms are at '
+    "archive.ics.uci.edu/dataset/80."
+)
 
 
 def load_source(_request: Request, _data_root: Path, _download: bool) -> Source:

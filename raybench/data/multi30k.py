@@ -26,6 +26,10 @@ MIN_FREQUENCY = 2
 OFFICIAL = "f7335c4d6d8b04840c9f2e5295f49d2a11784a3ba5b80690d7478935d4d88e6f"
 """SHA-256 over the text of the six files, in the order in which they are looked for."""
 ORIGIN = "data/task1/raw of the GitHub repository multi30k/dataset"
+TERMS = (
+    "multi30k/dataset states no licence with its files; they translate captions of Flickr30k, whose photos stay under "
+    "Flickr's terms. Cite Elliott et al. 2016."
+)
 ADDRESS = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/"
 
 

@@ -72,7 +72,7 @@ class BasicViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
         x = self.patch_embed(self.patches(x))  # (B, T - 1, dim)
-        x = torch.cat([x.new_zeros(len(x), 1, self.dim), x], dim=1)  # (B, T, dim)
+        x = torch.cat([x.new_zeros(x.shape[0], 1, self.dim), x], dim=1)  # (B, T, dim)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         logits: Tensor = self.head(self.norm(first_token(self.blocks, x)))  # (B, num_classes)

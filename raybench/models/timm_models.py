@@ -7,6 +7,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,6 +161,35 @@ def local_file(name: str, weights_root: Path | None) -> Path | None:
                 if (path := folder / f"{stem}{suffix}").is_file():
                     return path
     return None
+
+
+def write_local(
+    module: nn.Module, folder: Path, *, mean: Sequence[float], std: Sequence[float], size: int, classes: Sequence[str]
+) -> None:
+    """Write config.json and model.safetensors, which `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
+
+    `mean` and `std` are those of the input in [0, 1], `size` its side in pixels. Raises WeightsError where timm cannot
+    say how the model was made.
+    """
+    from timm.models import save_for_hf
+
+    about = {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
+    about |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
+    try:
+        save_for_hf(module, str(folder), {"label_names": list(classes)}, safe_serialization=True, data_config=about)
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"timm cannot describe this model ({error})") from error
+
+
+def load_local(folder: Path) -> nn.Module:
+    """The model in a folder of `write_local`, as timm itself loads it, in eval mode. Raises WeightsError."""
+    import timm
+
+    try:
+        module: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, OSError, TypeError, ValueError) as error:
+        raise WeightsError(f"timm does not load it again ({str(error).partition(chr(10))[0]})") from error
+    return module.eval()
 
 
 def cached_file(cfg: Any) -> Path | None:

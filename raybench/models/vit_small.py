@@ -141,7 +141,7 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, in_channels, image_size, image_size) -> logits (B, num_classes)."""
         x = self.patch_embed(x).flatten(2).transpose(1, 2)  # (B, T - 1, dim)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed  # (B, T, dim)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed  # (B, T, dim)
         logits: Tensor = self.head(self.norm(first_token(self.blocks, x)))  # (B, num_classes)
         return logits
 
