@@ -15,6 +15,7 @@ COMMANDS = {
     "why": "raybench.commands.why",
     "reproduce": "raybench.commands.reproduce",
     "export": "raybench.commands.export",
+    "sink": "raybench.commands.sink",
     "watch": "raybench.commands.watch",
     "logs": "raybench.commands.logs",
     "cluster": "raybench.commands.cluster",

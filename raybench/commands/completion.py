@@ -90,6 +90,8 @@ def _presets(**_: object) -> list[str]:
 COMPLETED: dict[str, Callable[..., list[str]]] = {
     "name": _sweep_or_data_set,
     "sweeps": _sweeps,
+    "sweep": _sweeps,
+    "best": _sweeps,
     "preset": _presets,
 }
 """Argument -> the words it may be, where only a look tells."""

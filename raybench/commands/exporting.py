@@ -180,7 +180,7 @@ def _onnx(draft: Draft) -> dict[str, str]:
     far = onnx_file.compare_onnx(path, student, views)
     files = {
         "model.onnx": f"pixels in [0, 1] to logits, any batch; on {len(views)} test images onnxruntime's are within "
-        f"{far:.2g} of PyTorch's (allowed: {onnx_file.TOLERANCE:g} of the largest logit, since sums are in another order)"
+        f"{far:.2g} of PyTorch's (allowed: {onnx_file.TOLERANCE:g} of the largest logit; sums are in another order)"
     }
     if path.with_name("model.onnx.data").exists():
         files["model.onnx.data"] = "weights of model.onnx, which must lie beside it"
