@@ -9,7 +9,6 @@ import urllib.request
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from wsgiref.simple_server import make_server
 
 import optuna
@@ -17,11 +16,10 @@ import pytest
 
 from raybench.__main__ import main
 from raybench.commands.sweeping import read_outcomes
-from raybench.config.plan import Plan, make_plan
+from raybench.config.plan import Plan
 from raybench.results.schema import Status
 from raybench.results.store import Store
 from raybench.search.search import Search
-from raybench.sinks import optuna_study
 from raybench.sinks.optuna_study import Study, in_memory, studies
 from tests.commands.conftest import Settled
 
@@ -74,12 +72,10 @@ def test_with_tpe_each_cell_is_a_study_as_the_search_makes_it(settled: Settled) 
         "tune.algorithm=tpe", "tune.num_samples=3", "seeds=[0]", "tune.space.optimizer.lr={loguniform: [0.01, 0.1]}"
     )
     store = Store(settled.folder)
-    place = 0
     for _ in range(3):  # as the driver asks: one suggestion a cell, each from what was told before
         search = Search(plan, read_outcomes(store, plan.sweep), settled.folder, 1)
         while (job := search.next_job()) is not None:
-            settled.settle([replace_place(job.trials[0], place)])
-            place += 1
+            settled.settle(job.trials)
     whole, *cells = found(settled, plan)
     assert [study.name for study in cells] == [f"tiny: {cell.label}" for cell in plan.cells]
     assert sum(len(study.told) for study in cells) == len(whole.told) == 6
@@ -94,12 +90,6 @@ def test_with_tpe_each_cell_is_a_study_as_the_search_makes_it(settled: Settled) 
         for line in (settled.folder / "suggestions" / name).read_text().splitlines()
     ]
     assert sorted(stored) == sorted(trial.params["optimizer.lr"] for study in cells for trial in loaded(study).trials)
-
-
-def replace_place(trial: Any, place: int) -> Any:
-    """The trial as it is; `place` only keeps the numbers of its settling apart."""
-    assert place >= 0
-    return trial
 
 
 def test_a_storage_has_the_study_once_and_anew_when_rows_have_come(
@@ -209,5 +199,3 @@ def test_the_study_is_told_by_its_content_and_not_by_when(settled: Settled) -> N
     assert later.digest == study.digest
     other = replace(study, told=study.told[:-1])
     assert other.digest != study.digest
-    assert make_plan(plan.sweep) == plan
-    assert optuna_study.MARK == "raybench"

@@ -33,6 +33,7 @@ def content(folder: Path) -> dict[str, list[Any]]:
         record = Record()
         record.ParseFromString(data)
         found.setdefault(record.WhichOneof("record_type"), []).append(record)
+    store.close()
     return found
 
 
