@@ -173,10 +173,8 @@ def _predictions(folders: Sequence[Folder], trial_id: str) -> Predictions:
 
 
 def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
-    trials = pl.concat([store.trials() for store in stores.values()], how="diagonal_relaxed")
-    # A trial that two sweeps share counts once, and where it is complete.
-    trials = trials.sort(pl.col("status") == "complete", descending=True, maintain_order=True)
-    trials = trials.unique("trial_id", keep="first", maintain_order=True).sort("trial_id")
+    first, *others = (store.trials() for store in stores.values())
+    trials = _together([first, *others]) if others else first
     presets = [asked.preset] if asked.preset else sorted(trials["preset"].drop_nulls().unique())
     tables = []
     for preset in presets:
@@ -184,6 +182,13 @@ def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
         if rows.filter(pl.col("status") == "complete").height:
             tables.append(_table(stores, preset, rows, asked))
     return tables
+
+
+def _together(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of several sweeps in order of trial; one that they share counts once, and where it is complete."""
+    trials = pl.concat(parts, how="diagonal_relaxed")
+    trials = trials.sort(pl.col("status") == "complete", descending=True, maintain_order=True)
+    return trials.unique("trial_id", keep="first", maintain_order=True).sort("trial_id")
 
 
 def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Asked) -> Compared:

@@ -84,7 +84,8 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     Raises ResultsError for a key of `by` that no row has.
     """
     read = _read(trials)
-    rows = _with_variants(trials.filter(pl.col("trial_id").is_in(list(read.trials))), read.trials)
+    known = trials.filter(~pl.col("trial_id").is_in(list(read.left_out))) if read.left_out else trials
+    rows = _with_variants(known, read.trials)
     rows, superseded = _one_a_configuration(rows, read)
     differing = _differing(rows, read)
     if by:
@@ -169,15 +170,18 @@ def _one_a_configuration(rows: pl.DataFrame, read: Read) -> tuple[pl.DataFrame, 
     # A copy finds its identity as this version computes it.
     settings = read.once(lambda trial: trial.model_copy().setting_id, rows)
     identity = {trial_id: f"{setting} {read.trials[trial_id].seed}" for trial_id, setting in settings.items()}
-    ranked = rows.with_columns(
+    apart = [name for name in OF_ROWS if name in rows.columns]
+    by = ["_complete", *(["ended"] if "ended" in rows.columns else [])]
+    # Of a hundred columns these few are sorted.
+    ranked = rows.select(
+        *apart,
+        *by[1:],
         _identity=pl.col("trial_id").replace_strict(identity, return_dtype=pl.String),
         _complete=pl.col("status") == "complete",
     ).with_row_index("_row")
-    by = ["_complete", *(["ended"] if "ended" in rows.columns else [])]
     ranked = ranked.sort(by, descending=True, nulls_last=True, maintain_order=True)
-    apart = [name for name in OF_ROWS if name in rows.columns]
-    kept = ranked.unique(["_identity", *apart], keep="first", maintain_order=True).sort("_row")
-    return kept.drop("_identity", "_complete", "_row"), rows.height - kept.height
+    kept = ranked.unique(["_identity", *apart], keep="first", maintain_order=True)["_row"]
+    return (rows, 0) if len(kept) == rows.height else (rows[kept.sort()], rows.height - len(kept))
 
 
 def _differing(rows: pl.DataFrame, read: Read) -> list[str]:
@@ -225,17 +229,22 @@ def _named(by: Sequence[str], differing: Sequence[str], axes: Axes) -> list[str]
 
 def _cells(rows: pl.DataFrame, read: Read, factors: Sequence[str], tuned: Sequence[str]) -> list[Cell]:
     apart = [name for name in OF_ROWS if name in rows.columns and rows[name].drop_nulls().n_unique() > 1]
-    of_trial = read.once(lambda trial: cell_factors([trial], factors, tuned), rows)
-    points = read.once(lambda trial: _point(trial, tuned), rows)
-    members: dict[str, list[TrialConfig]] = {}
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows.select("trial_id", *apart).iter_rows(named=True):
-        own = of_trial[row["trial_id"]] | {name: row[name] for name in apart}
-        key = _key(own)
-        found[key] = own
-        members.setdefault(key, []).append(read.trials[row["trial_id"]])
+    of_trial = read.once(lambda trial: _keyed(cell_factors([trial], factors, tuned)), rows)
+    points = read.once(lambda trial: _keyed(_point(trial, tuned)), rows)
+    members: dict[tuple[Any, ...], list[TrialConfig]] = {}
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for trial_id, *of_row in rows.select("trial_id", *apart).iter_rows():
+        own, key = of_trial[trial_id]
+        if (whole := (key, *of_row)) not in found:
+            found[whole] = own | dict(zip(apart, of_row, strict=True))
+        members.setdefault(whole, []).append(read.trials[trial_id])
     ordered = sorted(found, key=lambda key: [_rank(found[key].get(name)) for name in [*apart, *factors]])
     return [Cell(label(found[key]), found[key], None, _settings(members[key], points, tuned)) for key in ordered]
+
+
+def _keyed(content: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """With its text, which takes longer to make than all else that is done for a trial."""
+    return content, _key(content)
 
 
 def _point(trial: TrialConfig, tuned: Sequence[str]) -> dict[str, Any]:
@@ -246,13 +255,13 @@ def _point(trial: TrialConfig, tuned: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings(
-    trials: Sequence[TrialConfig], points: Mapping[str, dict[str, Any]], tuned: Sequence[str]
+    trials: Sequence[TrialConfig], points: Mapping[str, tuple[dict[str, Any], str]], tuned: Sequence[str]
 ) -> tuple[Setting, ...]:
     """Trials by what is tuned of them, each setting's by seed."""
     settings: dict[str, tuple[dict[str, Any], list[TrialConfig]]] = {}
     for trial in trials:
-        point = points[trial.trial_id]
-        settings.setdefault(_key(point), (point, []))[1].append(trial)
+        point, key = points[trial.trial_id]
+        settings.setdefault(key, (point, []))[1].append(trial)
     ranked = sorted(settings.values(), key=lambda entry: [_rank(entry[0].get(key)) for key in tuned])
     return tuple(Setting(point, tuple(sorted(members, key=lambda trial: trial.seed))) for point, members in ranked)
 

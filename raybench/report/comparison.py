@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from raybench.config.sweep import better
 from raybench.report.cell_result import CellResult, Counts, Difference, Verdict
-from raybench.report.selection import Mode, first_best, rank_of
+from raybench.report.selection import Mode, Rank, first_best, rank_of
 from raybench.report.statistics import estimate
 from raybench.report.verdicts import with_verdicts
 
 if TYPE_CHECKING:
     from raybench.config.plan import Cell, Setting
-    from raybench.config.trial import TrialConfig
 
 __all__ = ["CellResult", "Counts", "Difference", "Mode", "Verdict", "compare"]
 
-READ = (
-    *("trial_id", "status", "deviation", "preset", "dataset_variant"),
+NUMBERS = (
     *("param_count", "gmacs", "infer_samples_per_sec", "teacher_top1"),
     *("epochs", "train_time", "eval_time", "device_hours", "energy", "peak_memory"),
-    *("env/gpu", "env/cpu", "env/git_commit", "env/git_dirty"),
 )
-"""Columns of a row that tables are made from, beside the two metrics; of a hundred and fifty."""
+TEXTS = ("status", "deviation", "preset", "dataset_variant", "env/gpu", "env/cpu", "env/git_commit", "env/git_dirty")
+"""With `NUMBERS` the columns of a row that tables are made from, beside the two metrics; of a hundred and fifty."""
+Columns = dict[str, list[Any]]
+"""Rows of some trials, in order of trial: column -> its values, one a row."""
 
 
 def compare(
@@ -49,13 +50,11 @@ def compare(
     all complete; others come after them, those with more complete seeds first. `test_mode` says which way
     `test_metric` is better: `mode` where both measure the same thing, else lower for a loss and higher for the rest.
     """
-    wanted = {trial.trial_id for cell in cells for setting in cell.settings for trial in setting.trials}
-    rows: dict[str, dict[str, Any]] = {}
-    if "trial_id" in trials.columns:
-        read = trials.select(name for name in dict.fromkeys((*READ, metric, test_metric)) if name in trials.columns)
-        rows = {row["trial_id"]: row for row in read.iter_rows(named=True) if row["trial_id"] in wanted}
+    rows = _of_cells(cells, _read(trials, (metric, test_metric)))
     towards = test_mode or _test_mode(metric, mode, test_metric)
-    measured = [_cell_result(cell, rows, metric, mode, test_metric, towards) for cell in cells]
+    measured = [
+        _cell_result(cell, begun, metric, mode, test_metric, towards) for cell, begun in zip(cells, rows, strict=True)
+    ]
     return with_verdicts(measured, mode)
 
 
@@ -65,131 +64,148 @@ def _test_mode(metric: str, mode: Mode, test_metric: str) -> Mode:
     return better(test_metric)
 
 
-def _cell_result(
-    cell: Cell, rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode, test_metric: str, test_mode: Mode
-) -> CellResult:
-    selected = _select(cell.settings, rows, metric, mode)
-    done = _done(selected, rows)
-    kept = [rows[trial.trial_id] for trial in done]
-    test = [(trial.seed, _number(row, test_metric)) for trial, row in zip(done, kept, strict=True)]
-    by_seed = tuple((seed, value) for seed, value in test if value is not None)
-    teachers = _numbers(kept, "teacher_top1")
-    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
-    begun = [rows[trial_id] for trial_id in sorted(trial_ids & rows.keys())]
+def _read(trials: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
+    """The columns that a result is made from, each there: a number that is not finite is none, all else is text."""
+    numbers = list(dict.fromkeys((*NUMBERS, *metrics)))
+    kinds = {"trial_id": pl.String(), **dict.fromkeys(TEXTS, pl.String()), **dict.fromkeys(numbers, pl.Float64())}
+    known = [name for name in kinds if name in trials.columns]
+    absent = [pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in known]
+    rows = trials.select(pl.col(name).cast(kinds[name]) for name in known).with_columns(absent)
+    return rows.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in numbers)
+
+
+def _of_cells(cells: Sequence[Cell], rows: pl.DataFrame) -> list[Columns]:
+    """The rows of each cell's trials."""
+    # Settings that cannot differ share a trial: it counts once.
+    wanted = [(place, trial_id) for place, cell in enumerate(cells) for trial_id in _trial_ids(cell)]
+    places = pl.DataFrame(wanted, {"_cell": pl.Int64, "trial_id": pl.String}, orient="row")
+    found = rows.join(places, on="trial_id").sort("trial_id").partition_by("_cell", as_dict=True, include_key=False)
+    none = rows.clear()
+    return [found.get((place,), none).to_dict(as_series=False) for place in range(len(cells))]
+
+
+def _trial_ids(cell: Cell) -> set[str]:
+    return {trial.trial_id for setting in cell.settings for trial in setting.trials}
+
+
+def _where(rows: Columns, which: Callable[[int], bool]) -> Columns:
+    """The rows at the places that are meant."""
+    places = [place for place in range(len(rows["trial_id"])) if which(place)]
+    return {name: [values[place] for place in places] for name, values in rows.items()}
+
+
+def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metric: str, test_mode: Mode) -> CellResult:
+    complete = _where(begun, lambda place: begun["status"][place] == "complete")
+    sound = _where(complete, lambda place: complete["deviation"][place] is None)
+    selected = _select(cell.settings, _by_trial(sound, metric), mode)
+    test = _by_trial(sound, test_metric)
+    done = tuple(trial for trial in selected.trials if trial.trial_id in test) if selected else ()
+    by_seed = tuple((trial.seed, value) for trial in done if (value := test[trial.trial_id]) is not None)
+    chosen = {trial.trial_id for trial in done}
+    kept = _where(sound, lambda place: sound["trial_id"][place] in chosen)
+    teachers = _known(kept["teacher_top1"])
+    left_out = {trial_id: how for trial_id, how in _by_trial(complete, "deviation").items() if how is not None}
     return CellResult(
         label=cell.label,
         factors=cell.factors,
         baseline=cell.baseline,
         tuned=selected.tuned if selected else {},
-        selected=tuple(done),
+        selected=done,
         by_seed=by_seed,
         test=estimate([value for _, value in by_seed]),
-        validation=estimate(_numbers(kept, metric)),
+        validation=estimate(_known(kept[metric])),
         difference=None,
-        counts=_counts(cell, rows),
-        train_time=_median(kept, "train_time"),
+        counts=_counts(begun["status"], len(_trial_ids(cell)), len(left_out)),
+        train_time=_median(kept["train_time"]),
         epoch_time=_epoch_time(kept),
-        peak_memory=max(_numbers(kept, "peak_memory"), default=None),
-        device_hours=_sum(begun, "device_hours"),
-        param_count=_median(kept, "param_count"),
-        gmacs=_median(kept, "gmacs"),
-        infer_samples_per_sec=_median(kept, "infer_samples_per_sec"),
+        peak_memory=max(_known(kept["peak_memory"]), default=None),
+        device_hours=_sum(begun["device_hours"]),
+        param_count=_median(kept["param_count"]),
+        gmacs=_median(kept["gmacs"]),
+        infer_samples_per_sec=_median(kept["infer_samples_per_sec"]),
         teacher_top1=(min(teachers), max(teachers)) if teachers else None,
-        presets=_names(kept, "preset"),
-        variants=_names(kept, "dataset_variant"),
+        presets=tuple(sorted({*_known(kept["preset"])})),
+        variants=tuple(sorted({*_known(kept["dataset_variant"])})),
         metric=metric,
         test_metric=test_metric,
         test_mode=test_mode,
-        hardware=tuple(sorted({str(row.get("env/gpu") or row.get("env/cpu") or "unknown") for row in kept})),
-        commits={str(row["trial_id"]): commit for row in kept if (commit := _commit(row))},
-        left_out=_left_out(cell, rows),
+        hardware=_hardware(kept),
+        commits=_commits(kept),
+        left_out=left_out,
         energy=_energy(begun),
-        shares={row["trial_id"]: share for row in begun if (share := _share(row)) is not None},
+        shares=_shares(begun),
     )
 
 
-def _select(
-    settings: Sequence[Setting], rows: Mapping[str, Mapping[str, Any]], metric: str, mode: Mode
-) -> Setting | None:
-    """The setting that is selected on validation; none where no trial is complete."""
-    done = ((setting, [rows[trial.trial_id] for trial in _done(setting, rows)]) for setting in settings)
-    ranks = ((each, rank_of(_numbers(found, metric), len(each.trials), mode)) for each, found in done if found)
-    return first_best(ranks)
+def _by_trial(rows: Columns, column: str) -> dict[str, Any]:
+    return dict(zip(rows["trial_id"], rows[column], strict=True))
 
 
-def _done(setting: Setting | None, rows: Mapping[str, Mapping[str, Any]]) -> list[TrialConfig]:
-    """Its complete trials; none of no setting."""
-    return [trial for trial in setting.trials if _complete(rows.get(trial.trial_id))] if setting else []
+def _select(settings: Sequence[Setting], scores: Mapping[str, float | None], mode: Mode) -> Setting | None:
+    """The setting that is selected by the scores of complete trials; none where there are none."""
+
+    def ranked() -> Iterator[tuple[Setting, Rank]]:
+        for setting in settings:
+            found = [scores[trial.trial_id] for trial in setting.trials if trial.trial_id in scores]
+            if found:
+                known = [score for score in found if score is not None]
+                yield setting, rank_of(known, len(setting.trials), mode)
+
+    return first_best(ranked())
 
 
-def _counts(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> Counts:
-    # Settings that cannot differ share a trial: it counts once.
-    trial_ids = {trial.trial_id for setting in cell.settings for trial in setting.trials}
-    statuses = [str(rows[trial_id].get("status")) if trial_id in rows else "due" for trial_id in trial_ids]
-    settled = {name: statuses.count(name) for name in ("complete", "failed", "diverged", "pruned")}
-    due, deviating = len(statuses) - sum(settled.values()), len(_left_out(cell, rows))
+def _counts(statuses: Sequence[str | None], wanted: int, deviating: int) -> Counts:
+    """Of a cell that wants so many trials."""
+    counted = Counter(statuses)
+    settled = {name: counted[name] for name in ("complete", "failed", "diverged", "pruned")}
+    due = wanted - sum(settled.values())
     return Counts(**settled | {"complete": settled["complete"] - deviating}, deviating=deviating, due=due)
 
 
-def _left_out(cell: Cell, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    trials = {trial.trial_id for setting in cell.settings for trial in setting.trials}
-    done = ((trial_id, rows[trial_id]) for trial_id in sorted(trials & rows.keys()))
-    return {trial_id: str(row["deviation"]) for trial_id, row in done if row["status"] == "complete" and _deviates(row)}
+def _known(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if value is not None]
 
 
-def _deviates(row: Mapping[str, Any]) -> bool:
-    return row.get("deviation") is not None
+def _median(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return statistics.median(known) if known else None
 
 
-def _complete(row: Mapping[str, Any] | None) -> bool:
-    return row is not None and str(row.get("status")) == "complete" and not _deviates(row)
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [value for row in rows if (value := _number(row, name)) is not None]
-
-
-def _median(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = _numbers(rows, name)
-    return statistics.median(values) if values else None
-
-
-def _epoch_time(rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _epoch_time(rows: Columns) -> float | None:
     """Median over trials of the training time of an epoch, s."""
-    times = [
-        time / epochs for row in rows if (time := _number(row, "train_time")) and (epochs := _number(row, "epochs"))
-    ]
-    return statistics.median(times) if times else None
+    both = zip(rows["train_time"], rows["epochs"], strict=True)
+    return _median(time / epochs for time, epochs in both if time and epochs)
 
 
-def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    values = _numbers(rows, name)
-    return math.fsum(values) if values else None
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return math.fsum(known) if known else None
 
 
-def _energy(rows: Sequence[Mapping[str, Any]]) -> float | None:
+def _energy(rows: Columns) -> float | None:
     """Wh; a sum that leaves a trial out would look like a frugal cell."""
-    used = [row for row in rows if _number(row, "device_hours")]
-    return _sum(used, "energy") if len(_numbers(used, "energy")) == len(used) else None
+    used = [energy for hours, energy in zip(rows["device_hours"], rows["energy"], strict=True) if hours]
+    return None if None in used else _sum(used)
 
 
-def _share(row: Mapping[str, Any]) -> float | None:
-    """Of a device, as its device hours count it beside the time it took."""
-    hours, training, validation = (_number(row, name) for name in ("device_hours", "train_time", "eval_time"))
-    if hours is None or training is None or validation is None or training + validation <= 0:
-        return None
-    return 3600 * hours / (training + validation)
+def _shares(rows: Columns) -> dict[str, float]:
+    """Trial -> its share of a device, as its device hours count it beside the time it took."""
+    names = ("trial_id", "device_hours", "train_time", "eval_time")
+    return {
+        trial_id: 3600 * hours / (training + validation)
+        for trial_id, hours, training, validation in zip(*(rows[name] for name in names), strict=True)
+        if None not in (hours, training, validation) and training + validation > 0
+    }
 
 
-def _names(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    return tuple(sorted({str(row[name]) for row in rows if row.get(name) is not None}))
+def _hardware(rows: Columns) -> tuple[str, ...]:
+    return tuple(sorted({gpu or cpu or "unknown" for gpu, cpu in zip(rows["env/gpu"], rows["env/cpu"], strict=True)}))
 
 
-def _commit(row: Mapping[str, Any]) -> str | None:
-    commit = row.get("env/git_commit")
-    return f"{commit[:8]}{'+changes' if row.get('env/git_dirty') else ''}" if commit else None
+def _commits(rows: Columns) -> dict[str, str]:
+    names = ("trial_id", "env/git_commit", "env/git_dirty")
+    return {
+        trial_id: f"{commit[:8]}{'+changes' if dirty == 'true' else ''}"
+        for trial_id, commit, dirty in zip(*(rows[name] for name in names), strict=True)
+        if commit
+    }

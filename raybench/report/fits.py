@@ -27,8 +27,11 @@ from raybench.report.spread import (
     points_of,
     quadratic,
     spread_of,
+    unfit,
 )
 
+LEAST_OF_LOG, LEAST_OF_POWER = 3, 4
+"""Distinct epochs that a fit takes: one more than it has parameters."""
 LEAST_BEND = 1e-3
 """Of p ln(last / first): a power law with less is a straight line in ln(epoch) and has no ceiling to tell."""
 
@@ -137,9 +140,14 @@ def log_fit_of_runs(curves: Sequence[Curve]) -> LogFit | Undetermined:
     all means are equal, which leave R² undefined. Runs that ended early shift the mean from one epoch to the next:
     leave them out. Raises ValueError where epochs and values differ in number and for an epoch of 0 or below.
     """
-    points = points_of(curves, least=3)
-    if isinstance(points, Undetermined):
-        return points
+    points = points_of(curves)
+    return points if isinstance(points, Undetermined) else log_fit_at(points)
+
+
+def log_fit_at(points: Points) -> LogFit | Undetermined:
+    """`log_fit_of_runs` of runs that are points already."""
+    if fault := unfit(points, LEAST_OF_LOG):
+        return fault
     logs = np.log(points.epochs)
     line = line_of(logs, points.mean)
     a, b = line.mean - line.slope * line.centre, line.slope
@@ -165,9 +173,14 @@ def power_fit_of_runs(curves: Sequence[Curve]) -> PowerFit | Undetermined:
     ceiling) and where the best p is so large that all change is over by the second epoch. Epochs, early ends and errors
     as for `log_fit_of_runs`.
     """
-    points = points_of(curves, least=4)
-    if isinstance(points, Undetermined):
-        return points
+    points = points_of(curves)
+    return points if isinstance(points, Undetermined) else power_fit_at(points)
+
+
+def power_fit_at(points: Points) -> PowerFit | Undetermined:
+    """`power_fit_of_runs` of runs that are points already."""
+    if fault := unfit(points, LEAST_OF_POWER):
+        return fault
     logs = np.log(points.epochs / points.epochs[0])
     # At the largest, a thousandth of the change is left at the second epoch. A curve that begins late gives k, what the
     # formula would lack at epoch 1, a factor of first^p, whose square must still be a number.

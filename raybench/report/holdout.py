@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from raybench.report.fits import LogFit, PowerFit, log_fit_of_runs, power_fit_of_runs
-from raybench.report.spread import Curve, Undetermined, points_of
+from raybench.report.fits import LEAST_OF_LOG, LogFit, PowerFit, log_fit_at, power_fit_at
+from raybench.report.spread import Curve, Points, Undetermined, points_of, unfit
 
 Kind = Literal["log", "power"]
 
@@ -45,16 +43,17 @@ def holdout_error_of_runs(curves: Sequence[Curve], fit: Kind = "log") -> Holdout
     Undetermined where the whole curve or its first two thirds do not determine the fit. Raises ValueError as the fits
     do.
     """
-    points = points_of(curves, least=3)
-    if isinstance(points, Undetermined):
-        return points
+    points = points_of(curves)
+    return points if isinstance(points, Undetermined) else holdout_error_at(points, fit)
+
+
+def holdout_error_at(points: Points, fit: Kind = "log") -> Holdout | Undetermined:
+    """`holdout_error_of_runs` of runs that are points already."""
+    if fault := unfit(points, LEAST_OF_LOG):
+        return fault
     hidden = len(points.epochs) // 3
-    cut = float(points.epochs[-hidden])
-    seen: list[Curve] = []
-    for epochs, values in curves:
-        kept = np.asarray(epochs, dtype=np.float64) < cut
-        seen.append((np.asarray(epochs)[kept].tolist(), np.asarray(values)[kept].tolist()))
-    found = log_fit_of_runs(seen) if fit == "log" else power_fit_of_runs(seen)
+    seen = points.before(float(points.epochs[-hidden]))
+    found = log_fit_at(seen) if fit == "log" else power_fit_at(seen)
     if isinstance(found, Undetermined):
         return Undetermined(f"with the last {hidden} of {len(points.epochs)} epochs hidden: {found.reason}")
     later, measured = points.epochs[-hidden:].tolist(), points.mean[-hidden:].tolist()

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from raybench.report.statistics import CONFIDENCE
 
 Array = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 Curve = tuple[Sequence[float], Sequence[float]]
 """Epochs, from 1, and the values at them of one run."""
 Basis = Literal["runs", "residuals"]
@@ -56,29 +57,47 @@ class Points:
     runs: Array
     """NaN where a run lacks an epoch, (runs, n)."""
 
+    def before(self, epoch: float) -> Points:
+        """What is there of the runs before an epoch."""
+        kept = self.epochs < epoch
+        runs = self.runs[:, kept]
+        return Points(self.epochs[kept], self.mean[kept], runs[~np.isnan(runs).all(axis=1)])
 
-def points_of(curves: Sequence[Curve], least: int) -> Points | Undetermined:
-    """All runs on one axis of epochs; `least` distinct ones are needed. An epoch given twice counts by its mean."""
+
+def points_of(curves: Sequence[Curve]) -> Points | Undetermined:
+    """All runs on one axis of epochs, without those that are empty. An epoch given twice counts by its mean."""
     for epochs, values in curves:
         if len(epochs) != len(values):
             raise ValueError(f"a curve has {len(epochs)} epochs and {len(values)} values")
-        if len(wrong := np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))):
-            return Undetermined(f"the value at epoch {epochs[wrong[0]]:g} is {values[wrong[0]]}")
-    curves = [(epochs, values) for epochs, values in curves if len(epochs)]
-    axis = np.unique(np.concatenate([np.zeros(0), *(np.asarray(epochs, np.float64) for epochs, _ in curves)]))
-    checked(axis)
-    if len(axis) < least:
-        return Undetermined(f"{len(axis)} distinct epochs, at least {least} are needed")
-    runs = np.full((len(curves), len(axis)), np.nan)
-    for row, (epochs, values) in zip(runs, curves, strict=True):
-        where = np.searchsorted(axis, np.asarray(epochs, dtype=np.float64))
-        counts = np.bincount(where, minlength=len(axis))
-        sums = np.bincount(where, np.asarray(values, dtype=np.float64), len(axis))
-        row[counts > 0] = sums[counts > 0] / counts[counts > 0]
-    mean = np.nanmean(runs, axis=0)
-    if np.ptp(mean) <= ROUNDING * np.max(np.abs(mean)):
-        return Undetermined(f"the curve is flat: {mean[0]:.6g} at all {len(axis)} epochs")
-    return Points(axis, mean, runs)
+    counts = [len(epochs) for epochs, _ in curves if len(epochs)]
+    whose = np.repeat(np.arange(len(counts)), counts)
+    return points_at(whose, _joined([epochs for epochs, _ in curves]), _joined([values for _, values in curves]))
+
+
+def _joined(parts: Sequence[Sequence[float]]) -> Array:
+    return np.concatenate([np.zeros(0), *(np.asarray(part, dtype=np.float64) for part in parts)])
+
+
+def points_at(whose: Whole, epochs: Array, values: Array) -> Points | Undetermined:
+    """The same from values one after the other, run by run: of each the number of its run, from 0 on, and its epoch."""
+    if len(wrong := np.flatnonzero(~np.isfinite(values))):
+        return Undetermined(f"the value at epoch {epochs[wrong[0]]:g} is {values[wrong[0]]}")
+    axis, where = np.unique(checked(epochs), return_inverse=True)
+    size = (int(whose[-1]) + 1 if len(whose) else 0, len(axis))
+    place = whose * len(axis) + where
+    counts = np.bincount(place, minlength=math.prod(size))
+    sums = np.bincount(place, values, math.prod(size))
+    runs = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0).reshape(size)
+    return Points(axis, np.nanmean(runs, axis=0), runs)
+
+
+def unfit(points: Points, least: int) -> Undetermined | None:
+    """Why points do not determine a curve, which takes `least` distinct epochs; none where they may."""
+    if len(points.epochs) < least:
+        return Undetermined(f"{len(points.epochs)} distinct epochs, at least {least} are needed")
+    if np.ptp(points.mean) <= ROUNDING * np.max(np.abs(points.mean)):
+        return Undetermined(f"the curve is flat: {points.mean[0]:.6g} at all {len(points.epochs)} epochs")
+    return None
 
 
 def checked(epochs: Array) -> Array:

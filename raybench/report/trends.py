@@ -9,11 +9,11 @@ import polars as pl
 
 from raybench.report.comparison import CellResult, Mode
 from raybench.report.crossing import Crossing, NoCrossing, crossover
-from raybench.report.fits import LogFit, PowerFit, log_fit_of_runs, power_fit_of_runs
-from raybench.report.holdout import Holdout, holdout_error_of_runs
+from raybench.report.fits import LogFit, PowerFit, log_fit_at, power_fit_at
+from raybench.report.holdout import Holdout, holdout_error_at
 from raybench.report.selected import selected_epochs
 from raybench.report.sheet import Column, Sheet, key_columns, ordered, quantity_title, readable
-from raybench.report.spread import Curve, Undetermined
+from raybench.report.spread import Points, Undetermined, points_at
 
 HORIZON = 10
 """Times the longest curve, up to which a crossing is looked for."""
@@ -39,15 +39,15 @@ def trends(results: Sequence[CellResult], epochs: pl.DataFrame, metric: str) -> 
     `epochs` holds one row a trial and epoch (`Store.epochs()`).
     """
     parts = selected_epochs(results, epochs, (metric,))
-    curves = {label: found for label, rows in parts.items() if (found := _curves(rows, metric))}
-    fits = {label: log_fit_of_runs(found) for label, found in curves.items()}
-    longest = max((curve[0][-1] for found in curves.values() for curve in found), default=0.0)
+    curves = {label: found for label, rows in parts.items() if (found := _points(rows, metric)) is not None}
+    fits = {label: log_fit_at(found) for label, found in curves.items()}
+    longest = max((float(found.epochs[-1]) for found in curves.values()), default=0.0)
     horizon = HORIZON * longest
     trends = []
     for result in results:
         if result.label not in curves:
             continue
-        runs, log = curves[result.label], fits[result.label]
+        points, log = curves[result.label], fits[result.label]
         base = fits.get(result.baseline) if result.baseline else None
         crossing = None
         if isinstance(log, LogFit) and isinstance(base, LogFit):
@@ -55,23 +55,26 @@ def trends(results: Sequence[CellResult], epochs: pl.DataFrame, metric: str) -> 
         trends.append(
             Trend(
                 label=result.label,
-                runs=len(runs),
+                runs=len(points.runs),
                 log=log,
-                power=power_fit_of_runs(runs),
-                hidden=holdout_error_of_runs(runs),
+                power=power_fit_at(points),
+                hidden=holdout_error_at(points),
                 crossing=crossing,
             )
         )
     return trends, horizon
 
 
-def _curves(rows: pl.DataFrame, metric: str) -> list[Curve]:
-    """Of each trial its epochs and values; those that ended early would bend the mean."""
-    rows = rows.filter(pl.col(metric).is_finite()).with_columns(pl.col("epoch").cast(pl.Float64))
-    runs = rows.group_by("trial_id", maintain_order=True).agg("epoch", metric)
-    found = [(epochs, values) for _, epochs, values in runs.iter_rows()]
-    last = max((epochs[-1] for epochs, _ in found), default=0.0)
-    return [(epochs, values) for epochs, values in found if epochs[-1] == last]
+def _points(rows: pl.DataFrame, metric: str) -> Points | None:
+    """The values of all trials, in order of trial and epoch; those that ended early would bend the mean."""
+    rows = rows.filter(pl.col(metric).is_finite())
+    rows = rows.filter(pl.col("epoch").max().over("trial_id") == pl.col("epoch").max())
+    if not rows.height:
+        return None
+    epochs, values = (rows[name].cast(pl.Float64).to_numpy() for name in ("epoch", metric))
+    found = points_at(rows["trial_id"].rle_id().cast(pl.Int64).to_numpy(), epochs, values)
+    assert isinstance(found, Points), "every value is finite"
+    return found
 
 
 def trend_sheet(

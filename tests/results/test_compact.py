@@ -223,6 +223,14 @@ def test_a_footer_larger_than_the_first_guess(tmp_path: Path, monkeypatch: pytes
     assert index.held([*MANY, "none"]) == MANY.keys()
 
 
+def test_many_are_found_as_each_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = written(epochs(MANY), tmp_path / "x.parquet")
+    asked = [*list(MANY)[::3], "none", "zz"]
+    few = index.held(asked)
+    monkeypatch.setattr(compact, "MANY_IDS", 3)
+    assert index.held(iter(asked)) == few == {*list(MANY)[::3]}
+
+
 def test_the_schema_is_that_of_a_part(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(encode_compact(epochs(MANY), epoch_schema()))
