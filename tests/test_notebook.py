@@ -7,17 +7,24 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from raybench.config.load import load_sweep
+from raybench.config.plan import make_plan
+from raybench.data import load
+from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.store import Store
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples" / "first_sweep.ipynb"
 
 RUN = """\
-import ast, json, sys
+import ast, json, pathlib, sys
 
 space, shown = {}, []
-for cell in json.load(open(sys.argv[1]))["cells"]:
+for cell in json.loads(pathlib.Path(sys.argv[1]).read_text())["cells"]:
     if cell["cell_type"] != "code":
         continue
     body = ast.parse("".join(cell["source"]))
@@ -44,6 +51,33 @@ def test_it_is_kept_without_outputs() -> None:
     assert len({cell["id"] for cell in cells()}) == len(cells())
 
 
+def test_its_code_runs_where_its_trials_are_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it but the training, which is that of any sweep."""
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    changes = ["schedule.epochs=3", "distillation.teacher.epochs=1", "tune.space.optimizer.lr=[0.1]", "seeds=[0,1]"]
+    config = load_sweep("smoke", "quick", changes)
+    plan = make_plan(config.model_copy(update={"fingerprints": {"digits": load("digits").fingerprint}}))
+    store = Store(tmp_path / "results" / "smoke")
+    for trial in plan.trials():
+        about: dict[str, Any] = {"trial_id": trial.trial_id, "attempt": 1}
+        store.write_epochs(trial.trial_id, 1, [EpochRow(**about, epoch=1, train_loss=1.0, eval_top1=50.0 + trial.seed)])
+        shown = {"eval_top1": 50.0 + trial.seed, "test_top1": 40.0 + trial.seed, "setting_id": trial.setting_id}
+        origin = {"sweep": "smoke", "preset": "quick", "cell": "", "seed": trial.seed, "config": trial.flat()}
+        store.write_trial(TrialRow(**about, **origin, **shown, status=Status.COMPLETE, epochs=1, best_epoch=1))
+    monkeypatch.setattr(sys, "argv", ["notebook", str(NOTEBOOK)])
+    exec(compile(RUN, "notebook", "exec"), {})
+    printed, _, last = capsys.readouterr().out.partition("\0")
+    shown = json.loads(last)
+    assert "2 cells (alpha) x 1 setting of lr x 2 seeds = 4 trials, 4 settled" in printed
+    assert shown[1] == "0"  # the exit code
+    assert shown[4].startswith("**smoke, quick, test ")
+    assert shown[-1].startswith("(4, ")
+
+
+@pytest.mark.slow
 def test_its_code_runs(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     pytest.importorskip("pandas")
