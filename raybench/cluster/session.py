@@ -34,6 +34,8 @@ QUIET = {
     # Resume reads our rows, so Tune's snapshots of the experiment are only cost.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Where a command reads ./data or a weight file by its relative path, its trials on this machine must, too.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }

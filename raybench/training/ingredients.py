@@ -62,7 +62,7 @@ def make_model(config: ModelConfig, dataset: DatasetConfig, data: ImageData, set
 
 def weights_root(setup: Setup) -> Path | None:
     """Where weight files are looked for; none leaves it to their finder."""
-    return setup.weights_root or (setup.data_root / "weights" if setup.data_root else None)
+    return setup.weights_root or setup.data_root
 
 
 def located(config: ModelConfig, setup: Setup) -> ModelConfig:

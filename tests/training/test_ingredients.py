@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.errors import DataError
+from raybench.models.weights import search_folders
 from raybench.training.device import Device
-from raybench.training.ingredients import gather
+from raybench.training.ingredients import gather, weights_root
 from raybench.training.recorder import Setup
 
 CPU = Device(torch.device("cpu"), "fp32")
@@ -52,3 +54,9 @@ def test_other_data_than_planned_are_refused() -> None:
     assert gather(config(fingerprint=fingerprint), Setup(), CPU).data.fingerprint == fingerprint
     with pytest.raises(DataError, match=f"{fingerprint}, planned 0123456789ab"):
         gather(config(fingerprint="0123456789ab"), Setup(), CPU)
+
+
+def test_weights_lie_in_the_data_root_or_below_it(tmp_path: Path) -> None:
+    assert search_folders(weights_root(Setup(data_root=tmp_path))) == (tmp_path, tmp_path / "weights")
+    elsewhere = Setup(data_root=tmp_path, weights_root=tmp_path / "models")
+    assert search_folders(weights_root(elsewhere))[0] == tmp_path / "models"
