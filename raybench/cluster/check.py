@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from raybench.cluster import probe
 from raybench.cluster.autoscaling import startable
 from raybench.cluster.cluster_file import ClusterFile
 from raybench.cluster.findings import Findings, Said, examine
-from raybench.cluster.ssh import Answer, Host, in_project, run
+from raybench.cluster.ssh import Answer, Host, in_project, run, words
 
 ASK_S = 120.0
 """A machine of a cluster that is at work takes its time to start a Python."""
@@ -41,32 +42,44 @@ class Checked:
     """Of the sweep that was asked about, and why; none where none was."""
 
 
-def check(cluster: ClusterFile, sweep: Sequence[str] = (), preset: str = "auto") -> Checked:
-    """Ask all machines. `sweep`: arguments of `raybench.commands.ready`, to ask whether that sweep can run there.
+@dataclass(frozen=True)
+class Asked:
+    """The sweep of which every machine is asked whether it can run there."""
 
-    `preset` is the same on each of them: `auto` is what the cluster as a whole makes of it. `cluster` has its addresses
-    (`ClusterFile.running`).
-    """
+    name: str
+    text: str
+    """Of its file here; the machines may have an older one."""
+    arguments: Sequence[str] = ()
+    """Of `raybench.commands.ready`, beside the file and the preset."""
+    preset: str = "auto"
+    """The same on every machine: `auto` is what the cluster as a whole makes of it."""
+
+
+def check(cluster: ClusterFile, sweep: Asked | None = None) -> Checked:
+    """Ask all machines; `cluster` has their addresses (`ClusterFile.running`)."""
     assert cluster.head is not None
-    hosts = (cluster.head, *cluster.workers)
-    mark = secrets.token_hex(8)
+    hosts, why = (cluster.head, *cluster.workers), ""
     with ThreadPoolExecutor(len(hosts) + 1) as threads:
         asking = threads.submit(_nodes, cluster.head)
-        machines = list(threads.map(lambda host: _ask(host, mark, "write"), hosts))
-        addresses = [each.address for each in machines if not each.silent]
-        asked = [host for host in hosts if host.address in addresses]
-        looked = dict(zip(addresses, threads.map(lambda host: _ask(host, mark, "read", addresses), asked), strict=True))
-        list(threads.map(lambda host: _ask(host, mark, "clear"), asked))
-        machines = [_with(each, looked.get(each.address)) for each in machines]
-        nodes, chosen = asking.result(), None
-        if sweep:
-            preset, why = preset_for(preset, cluster, machines, nodes)
-            chosen, sweep = f"{preset} ({why})" if why else preset, [*sweep, "--preset", preset]
-            fit = [host for host, each in zip(hosts, machines, strict=True) if each.installed]
-            ready = dict(zip((host.address for host in fit), threads.map(lambda h: _ready(h, sweep), fit), strict=True))
-            machines = [replace(each, data=ready.get(each.address)) for each in machines]
+        machines, nodes = _look(hosts, threads), asking.result()
+        if sweep is not None:
+            preset, why = preset_for(sweep.preset, cluster, machines, nodes)
+            sweep = replace(sweep, preset=preset)
+            machines = list(threads.map(partial(_with_data, sweep), hosts, machines))
     alive = None if nodes is None else nodes["alive"]
+    chosen = None if sweep is None else f"{sweep.preset} ({why})" if why else sweep.preset
     return Checked(tuple(machines), alive, examine(versions_here(), machines, alive), chosen)
+
+
+def _look(hosts: Sequence[Host], threads: ThreadPoolExecutor) -> list[Said]:
+    """What every machine says of itself and, where it reads what they wrote, of the storage of the others."""
+    mark = secrets.token_hex(8)
+    machines = list(threads.map(lambda host: _ask(host, mark, "write"), hosts))
+    addresses = [each.address for each in machines if not each.silent]
+    asked = [host for host in hosts if host.address in addresses]
+    looked = dict(zip(addresses, threads.map(lambda host: _ask(host, mark, "read", addresses), asked), strict=True))
+    list(threads.map(lambda host: _ask(host, mark, "clear"), asked))
+    return [_with(each, looked.get(each.address)) for each in machines]
 
 
 def preset_for(
@@ -90,7 +103,8 @@ def versions_here() -> dict[str, str | None]:
     """The versions of this machine, which those of the cluster are to equal."""
     own = {name: metadata.version(name) for name in probe.PACKAGES}
     source = Path(raybench.__file__).parent
-    return {"python": platform.python_version(), **own, "raybench": probe.tree_hash(source)}
+    trees = {"raybench": probe.tree_hash(source), "sweeps": probe.tree_hash(source.parent / "sweeps")}
+    return {"python": platform.python_version(), **own, **trees}
 
 
 def _ask(host: Host, mark: str, role: str, seek: Sequence[str] = ()) -> Said:
@@ -128,9 +142,17 @@ def _nodes(head: Host) -> dict[str, Any] | None:
         return None
 
 
-def _ready(host: Host, sweep: Sequence[str]) -> dict[str, Any]:
-    command = shlex.join(["python", "-m", "raybench.commands.ready", *sweep])
-    answer = run(host, in_project(command), timeout_s=RUNS_S)
+def _with_data(sweep: Asked, host: Host, machine: Said) -> Said:
+    """A machine with what it has for the sweep, asked where raybench is installed."""
+    return replace(machine, data=_ready(host, sweep)) if machine.installed else machine
+
+
+def _ready(host: Host, sweep: Asked) -> dict[str, Any]:
+    """What `raybench.commands.ready` says there of the sweep."""
+    file = f'"$folder"/{shlex.quote(sweep.name)}.yaml'
+    ask = f"python -m raybench.commands.ready {file} {words([*sweep.arguments, '--preset', sweep.preset])}"
+    command = f'folder=$(mktemp -d) && cat > {file} && {ask}; code=$?; rm -rf "$folder"; exit $code'
+    answer = run(host, in_project(command), given=sweep.text, timeout_s=RUNS_S)
     try:
         found: dict[str, Any] = json.loads(answer.output.strip().splitlines()[-1])
     except (ValueError, IndexError):

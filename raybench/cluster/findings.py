@@ -81,6 +81,11 @@ def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Map
         for each in answered
         if each.about["versions"].get("raybench") is None
     ]
+    notes += [
+        f"{each.address}: other sweeps than here; `submit` sends the file of the one that it runs, and {UP}"
+        for each in installed
+        if here.get("sweeps") not in (None, each.about["versions"].get("sweeps"))
+    ]
     faults += [
         f"{each.address}: raybench is there, its packages are not; {UP}"
         for each in answered
@@ -101,7 +106,7 @@ def _versions(here: Mapping[str, str | None], machines: Sequence[Said]) -> Itera
     for name, own in here.items():
         for each in machines:
             there = each.about["versions"].get(name)
-            if there == own:
+            if there == own or name == "sweeps":
                 continue
             if name == "raybench":
                 yield f"{each.address}: other code of raybench than here ({there}, here {own}); {UP}"

@@ -56,7 +56,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and packages, and a hash of raybench's own files; none for what is not installed."""
+    """Of Python and packages, and hashes of raybench's own files and of the sweeps; none for what is not installed."""
     found: dict[str, str | None] = {
         "python": said([str(PYTHON), "-c", "import platform; print(platform.python_version())"])
     }
@@ -64,13 +64,13 @@ def versions() -> dict[str, str | None]:
     for package in PACKAGES:
         known = [each.version for each in metadata.distributions(name=package, path=places)]
         found[package] = known[0] if known else None
-    return {**found, "raybench": tree_hash(PROJECT / "raybench")}
+    return {**found, "raybench": tree_hash(PROJECT / "raybench"), "sweeps": tree_hash(PROJECT / "sweeps")}
 
 
 def tree_hash(folder: Path) -> str | None:
-    """First 12 hex digits of the SHA-256 over names and contents of a package's modules; none where there are none."""
+    """First 12 hex digits of the SHA-256 over names and contents of a folder's files; none where there are none."""
     digest, count = hashlib.sha256(), 0
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         count += 1
     return digest.hexdigest()[:12] if count else None

@@ -7,7 +7,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from raybench.errors import RaybenchError
 
 CONNECT_S = 10
 TUNNEL_S = 30.0
+SEND_S = 60.0
 OPTIONS = (
     *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", "-o", "LogLevel=ERROR"),
     # A host that was never met is believed, one that has changed since is not.
@@ -62,6 +63,19 @@ def in_project(command: str) -> str:
     """A command in the project's folder of a cluster's machine, with the environment that `cluster.yaml` puts there."""
     inside = f"test ! -e ~/.raybench/environment || . ~/.raybench/environment; cd ~/raybench && {command}"
     return f"bash -c {shlex.quote(inside)}"
+
+
+def words(command: Sequence[str]) -> str:
+    """A command line for a shell there. Of a word that begins with `~/` only that shell knows which folder is meant."""
+    return " ".join(f"~/{shlex.quote(each[2:])}" if each.startswith("~/") else shlex.quote(each) for each in command)
+
+
+def send(host: Host, text: str, place: str) -> None:
+    """Write a file there, and the folders it is in. Raises RaybenchError where that fails."""
+    remote = f"{words(['mkdir', '-p', place.rpartition('/')[0]])} && cat > {words([place])}"
+    answer = run(host, remote, given=text, timeout_s=SEND_S)
+    if answer.code != 0:
+        raise RaybenchError(f"{place} could not be written on {host.address}: {answer.last_error}")
 
 
 def run(host: Host, remote: str, *, given: str = "", timeout_s: float) -> Answer:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended
-from raybench.errors import ConfigError, RaybenchError
+from raybench.commands.submitting import Parser, asked_for, hand_over, job_name
+from raybench.errors import RaybenchError
 
 if TYPE_CHECKING:
     from raybench.cluster.check import Checked
@@ -35,8 +36,6 @@ EPILOG = """\
 
 exit codes: 0 well; 1 something is wrong with the cluster, or the sweep's own; 2 bad input; 130 after Ctrl-C.
 """
-Parser = Callable[[str], argparse.ArgumentParser]
-"""prog -> the command line of `raybench.sweep`, which lies above the commands."""
 
 
 def parser(prog: str = "raybench cluster") -> argparse.ArgumentParser:
@@ -57,7 +56,7 @@ def main(argv: Sequence[str], sweep_parser: Parser) -> int:
     """Run one of them; returns the exit code."""
     args, rest = parser().parse_known_args(argv)
     if args.what == "submit":
-        return ended(lambda: _submit(args.file, *checked_sweep(rest, sweep_parser)))
+        return ended(lambda: _submit(args.file, rest, sweep_parser))
     return ended(lambda: COMMANDS[args.what](args.file, rest))
 
 
@@ -71,6 +70,7 @@ def _cluster(file: Path) -> ClusterFile:
 
 
 def _check(file: Path, rest: Sequence[str]) -> int:
+    from raybench.config.document import find_sweep, read_document
     from raybench.config.load import PRESETS
 
     parse = argparse.ArgumentParser(prog="raybench cluster check", allow_abbrev=False)
@@ -79,11 +79,15 @@ def _check(file: Path, rest: Sequence[str]) -> int:
     parse.add_argument("--preset", choices=["auto", *PRESETS], default="auto")
     parse.add_argument("--fetch", action="store_true", help="download what a machine lacks and can download")
     args = parse.parse_intermixed_args(rest)
-    from raybench.cluster.check import check
+    from raybench.cluster.check import Asked, check
 
-    cluster = _cluster(file).running()
-    sweep = [args.name, *args.overrides, *(["--fetch"] * args.fetch)] if args.name else []
-    checked = check(cluster, sweep, args.preset)
+    sweep = None
+    if args.name:
+        named = find_sweep(args.name)
+        read_document(named)  # which says it where it is no text
+        arguments = [*args.overrides, *(["--fetch"] * args.fetch)]
+        sweep = Asked(named.stem, named.read_text(encoding="utf-8"), arguments, args.preset)
+    checked = check(cluster := _cluster(file).running(), sweep)
     for line in report(cluster, checked):
         print(line)
     return EXIT_TROUBLE if checked.findings.faults else EXIT_COMPLETE
@@ -145,57 +149,19 @@ def _row(machine: Any, alive: Any) -> tuple[str, ...]:
 # -- submit, follow, stop ----------------------------------------------------------------------------------------------
 
 
-def _submit(file: Path, name: str, arguments: Sequence[str]) -> int:
-    cluster = _cluster(file)
+def _submit(file: Path, rest: Sequence[str], sweep_parser: Parser) -> int:
+    wanted = asked_for(rest, sweep_parser)
+    running = _cluster(file).running()
     from raybench.cluster.job_server import job_server
-    from raybench.cluster.ssh import in_project
+    from raybench.cluster.ssh import in_project, words
 
-    running = cluster.running()
-    if Path(name).suffix in (".yaml", ".yml"):
-        arguments = [_sent(running, Path(name)) if each == name else each for each in arguments]
-    job = job_name(Path(name).stem, datetime.now(UTC), secrets.token_hex(2))
-    command = shlex.join(["python", "-m", "raybench.sweep", *arguments, "--address", "auto"])
-    # The path of a file that was sent begins with the home folder of another machine, which only its shell knows.
-    entrypoint = in_project(f"exec {command}".replace("'~/", "~/'"))
+    assert running.head is not None
+    job = job_name(wanted.sweep, datetime.now(UTC), secrets.token_hex(2))
+    command = words(["python", "-m", "raybench.sweep", *hand_over(running.head, wanted, job)])
     with job_server(running) as server:
-        server.submit(job, entrypoint, {"sweep": Path(name).stem, "by": "raybench"})
+        server.submit(job, in_project(f"exec {command}"), {"sweep": wanted.sweep, "by": "raybench"})
         print(f"job {job}: {command}", flush=True)
         return _followed(server, job, file)
-
-
-def checked_sweep(rest: Sequence[str], sweep_parser: Parser) -> tuple[str, list[str]]:
-    """The sweep's name and all arguments, which `raybench.sweep` takes and whose file and keys are in order.
-
-    Raises ConfigError with every fault, before anybody is asked for anything. What only data and models tell is told
-    on the cluster.
-    """
-    from raybench.config.load import PRESETS, load_sweep
-
-    args = sweep_parser("raybench cluster submit").parse_intermixed_args(list(rest))
-    if not args.name:
-        raise ConfigError(["command line: a sweep's NAME is missing (raybench list sweeps names them)"])
-    if args.address:
-        raise ConfigError([f"command line: --address {args.address}: the cluster file says which cluster"])
-    load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
-    return args.name, list(rest)
-
-
-def job_name(sweep: str, now: datetime, mark: str) -> str:
-    """A name that says what and when, and is no other's."""
-    return f"{sweep}-{now:%Y%m%d-%H%M%S}-{mark}"
-
-
-def _sent(cluster: ClusterFile, path: Path) -> str:
-    """Put a sweep's file on the head; returns its path there."""
-    from raybench.cluster.ssh import run
-
-    assert cluster.head is not None
-    place = f".raybench/sweeps/{path.stem}.yaml"
-    remote = f"mkdir -p ~/.raybench/sweeps && cat > ~/{shlex.quote(place)}"
-    answer = run(cluster.head, remote, given=path.read_text(), timeout_s=60)
-    if answer.code != 0:
-        raise RaybenchError(f"{path} could not be sent to {cluster.head.address}: {answer.last_error}")
-    return f"~/{place}"
 
 
 def _follow(file: Path, rest: Sequence[str]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ import pytest
 import yaml
 
 from raybench.cluster import check as module
-from raybench.cluster.check import check, preset_for
+from raybench.cluster.check import Asked, check, preset_for
 from raybench.cluster.cluster_file import ClusterFile
 from raybench.cluster.findings import Said
-from raybench.cluster.ssh import Host
+from raybench.cluster.ssh import Answer, Host
 
 ROOT = Path(__file__).parents[2]
 CARD = {"name": "NVIDIA L4"}
@@ -50,7 +52,7 @@ def test_the_preset_is_what_submit_makes_of_auto(file: str, gpus: list[Any], nod
 def test_every_machine_is_asked_about_the_same_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     """The head has no GPU, and by itself would choose another one."""
     versions = module.versions_here()
-    asked: dict[str, Sequence[str]] = {}
+    asked: dict[str, Asked] = {}
 
     def ask(host: Host, mark: str, role: str, seek: Sequence[str] = ()) -> Said:  # noqa: ARG001
         about = {
@@ -60,15 +62,38 @@ def test_every_machine_is_asked_about_the_same_preset(monkeypatch: pytest.Monkey
         }
         return Said(host.address, about=about | {"versions": versions, "time": 0.0})
 
-    def ready(host: Host, sweep: Sequence[str]) -> dict[str, Any]:
+    def ready(host: Host, sweep: Asked) -> dict[str, Any]:
         asked[host.address] = sweep
         return {"faults": []}
 
     monkeypatch.setattr(module, "_ask", ask)
     monkeypatch.setattr(module, "_ready", ready)
     monkeypatch.setattr(module, "_nodes", lambda _: None)
-    checked = check(cluster("cluster.yaml"), ["deit_reverse", "--fetch"])
-    expected = ["deit_reverse", "--fetch", "--preset", "paper"]
+    sweep = Asked("some", "# Some\n", ["--fetch"])
+    checked = check(cluster("cluster.yaml"), sweep)
+    expected = replace(sweep, preset="paper")
     assert asked == {"10.0.0.1": expected, "10.0.0.2": expected}
     assert checked.preset == "paper (a GPU in the cluster)"
     assert checked.findings.faults == ()
+
+
+def test_a_machine_is_asked_about_the_file_that_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a shell of its own in place of SSH, with a program that says what it was given in place of Python."""
+    home, program = tmp_path / "home", tmp_path / "bin" / "python"
+    (home / "raybench").mkdir(parents=True)
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/bash\nprintf \'{"file": "%s", "text": "%s", "rest": "%s"}\' "$3" "$(cat "$3")" "${*:4}"\n'
+    )
+    program.chmod(0o755)
+    environment = {"HOME": str(home), "PATH": f"{program.parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+
+    def run(host: Host, remote: str, *, given: str, timeout_s: float) -> Answer:  # noqa: ARG001
+        done = subprocess.run(["sh", "-c", remote], input=given, env=environment, capture_output=True, text=True)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    monkeypatch.setattr(module, "run", run)
+    found = module._ready(Host("10.0.0.1", "me"), Asked("some", "# Some", ["a.b=[1, 2]"], "quick"))
+    assert (found["text"], found["rest"]) == ("# Some", "a.b=[1, 2] --preset quick")
+    assert Path(found["file"]).name == "some.yaml"
+    assert not Path(found["file"]).parent.exists()

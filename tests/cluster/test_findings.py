@@ -21,7 +21,7 @@ from raybench.cluster.findings import Findings, Said, examine
 from raybench.cluster.ssh import Host
 from raybench.commands.cluster import report
 
-HERE = {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "raybench": "abcdefabcdef"}
+HERE = {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0", "raybench": "abcdefabcdef", "sweeps": "aaaa"}
 HEAD, WORKER = "10.0.0.1", "10.0.0.2"
 L4 = {"name": "NVIDIA L4", "memory_mib": 24576, "free_mib": 20000, "driver": "550.54"}
 
@@ -94,6 +94,16 @@ def test_clocks_that_may_be_equal_are() -> None:
 
 def test_a_release_of_the_same_python_is_no_fault() -> None:
     assert found(machine(HEAD), machine(WORKER, versions=HERE | {"python": "3.11.2"})).faults == ()
+
+
+def test_other_sweeps_are_worth_a_note() -> None:
+    other = machine(WORKER, versions=HERE | {"sweeps": "bbbb"})
+    note = f"{WORKER}: other sweeps than here; `submit` sends the file of the one that it runs, and `ray up` brings"
+    assert found(machine(HEAD), other).faults == ()
+    (said,) = found(machine(HEAD), other).notes
+    assert said.startswith(note)
+    # Here is a package that was installed, without a folder of sweeps beside it.
+    assert examine(HERE | {"sweeps": None}, [machine(HEAD)], {HEAD: "host1"}).notes == ()
 
 
 def test_a_folder_that_is_not_shared() -> None:
@@ -201,8 +211,11 @@ def test_the_code_is_told_apart_by_content_and_name(tmp_path: Path) -> None:
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "a.pyc").write_text("x")
     assert probe.tree_hash(tmp_path) == first
-    (tmp_path / "a.py").write_text("2")
-    assert probe.tree_hash(tmp_path) != first
+    for name in ("a.py", "page.js", "published/some.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("2")
+        assert probe.tree_hash(tmp_path) != first
+        first = probe.tree_hash(tmp_path)
     assert probe.tree_hash(tmp_path / "absent") is None
 
 
@@ -210,3 +223,4 @@ def test_this_machine_knows_its_versions() -> None:
     own = versions_here()
     assert own["ray"] is not None
     assert own["raybench"] == probe.tree_hash(Path(probe.__file__).parents[1])
+    assert own["sweeps"] == probe.tree_hash(Path(probe.__file__).parents[2] / "sweeps")

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from raybench.__main__ import main
-from raybench.commands.cluster import _followed, checked_sweep, job_name
-from raybench.errors import ConfigError, RaybenchError
-from raybench.sweep import parser
-
-
-def test_a_sweep_is_checked_before_it_is_sent() -> None:
-    assert checked_sweep(["deit_reverse", "--preset", "quick", "--seeds", "2"], parser) == (
-        "deit_reverse",
-        ["deit_reverse", "--preset", "quick", "--seeds", "2"],
-    )
-    with pytest.raises(ConfigError, match=r"did you mean distillation\.alpha"):
-        checked_sweep(["deit_reverse", "distillation.alpa=0.5"], parser)
-    with pytest.raises(ConfigError, match="NAME is missing"):
-        checked_sweep(["--preset", "quick"], parser)
-    with pytest.raises(ConfigError, match=r"--address 10\.0\.0\.1:6379: the cluster file says which cluster"):
-        checked_sweep(["deit_reverse", "--address", "10.0.0.1:6379"], parser)
-    with pytest.raises(SystemExit):
-        checked_sweep(["deit_reverse", "--sedes", "3"], parser)
-
-
-def test_the_name_of_a_job_says_what_and_when() -> None:
-    assert job_name("deit_reverse", datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "ab12") == (
-        "deit_reverse-20300102-030405-ab12"
-    )
+from raybench.commands.cluster import _followed
+from raybench.errors import RaybenchError
 
 
 def test_faults_of_the_command_line_end_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""A sweep on its way from this machine to a cluster: what is checked here, and the files that go along."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raybench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raybench.cluster.ssh import Host
+
+Parser = Callable[[str], argparse.ArgumentParser]
+"""prog -> the command line of `raybench.sweep`, which lies above the commands."""
+Word = tuple[str, str | None]
+"""An option and its value, or none where it takes none; NAME and the sweep's name; key=value and none."""
+NAME = "NAME"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A sweep that is to run on a cluster, its file and keys in order."""
+
+    sweep: str
+    words: tuple[Word, ...]
+    """What `raybench.sweep` is given."""
+    files: dict[Word, Path]
+    """Those of them that name a file of this machine, which the cluster is to have."""
+
+    def arguments(self, folder: str) -> list[str]:
+        """What `raybench.sweep` is given there, the files being in a folder of that machine."""
+        found: list[str] = []
+        for word in self.words:
+            option, value = word
+            found += [option] if option != NAME else []
+            if word in self.files:
+                found.append(f"{folder}/{sent_as(self.files[word])}")
+            elif value is not None:
+                found.append(value)
+        return found
+
+
+def asked_for(rest: Sequence[str], sweep_parser: Parser) -> Wanted:
+    """What a command line asks for. Raises ConfigError with every fault, before anybody is asked for anything.
+
+    What only data and models tell is told on the cluster.
+    """
+    from raybench.config.document import find_sweep
+    from raybench.config.load import PRESETS, load_sweep
+
+    parse = sweep_parser("raybench cluster submit")
+    args = parse.parse_intermixed_args(list(rest))
+    if not args.name:
+        raise ConfigError(["command line: a sweep's NAME is missing (raybench list sweeps names them)"])
+    if args.address:
+        raise ConfigError([f"command line: --address {args.address}: the cluster file says which cluster"])
+    load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
+    file = find_sweep(args.name)
+    return Wanted(file.stem, tuple(_words(rest, parse)), {(NAME, args.name): file})
+
+
+def _words(rest: Sequence[str], parse: argparse.ArgumentParser) -> Iterator[Word]:
+    """The words of a command line that was parsed."""
+    takes = {name for action in parse._actions if action.nargs != 0 for name in action.option_strings}
+    named, words = False, iter(rest)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if word in takes:
+            yield word, next(words)
+        elif word.startswith("-"):
+            yield option, value if equals else None
+        else:
+            yield (word, None) if named else (NAME, word)
+            named = True
+
+
+def sent_as(file: Path) -> str:
+    """The name of a file on the cluster; that of a sweep's file ends in .yaml."""
+    return f"{file.stem}.yaml" if file.suffix == ".yml" else file.name
+
+
+def job_name(sweep: str, now: datetime, mark: str) -> str:
+    """A name that says what and when, and is no other's."""
+    return f"{sweep}-{now:%Y%m%d-%H%M%S}-{mark}"
+
+
+def hand_over(head: Host, wanted: Wanted, job: str) -> list[str]:
+    """Put the files on the head, each job's in a folder of its own; the arguments of `raybench.sweep` there.
+
+    The sweep's file is always among them: the one that the head has may be older. Raises RaybenchError.
+    """
+    from raybench.cluster.ssh import send
+
+    folder = f"~/.raybench/sent/{job}"
+    for file in wanted.files.values():
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{file}: cannot be read: {error}"]) from None
+        send(head, text, f"{folder}/{sent_as(file)}")
+    return [*wanted.arguments(folder), "--address", "auto"]
