@@ -35,7 +35,13 @@ PROVIDER = {
 }
 """Keys of `provider` that Ray or the tables read, by its type. Ray's own schema lets any key of it pass."""
 TOKEN = "RAY_AUTH_MODE=token"
-DASHBOARD = "--dashboard-host=127.0.0.1"
+LOOPBACK = "127.0.0.1"
+DASHBOARD = f"--dashboard-host={LOOPBACK}"
+START = re.compile(
+    rf"(?P<token>\b{TOKEN}\s+(?:\w+=\S*\s+)*)?(?<![\w./-])(?:[^\s;&|()]*/)?ray\s+start\b(?P<options>[^;&|\n]*)"
+)
+"""A start of Ray in a command line, with the token's variable where that is set for it, and its options."""
+SHOWN_ON = re.compile(r"--dashboard-host(?:=|\s+)(\S*)")
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def _against_schema(content: dict[str, Any]) -> Iterator[str]:
     import ray.autoscaler
 
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    if isinstance(content.get("provider"), dict) and content["provider"].get("type") == "local":
+    if isinstance(content.get("provider"), dict) and content["provider"].get("type") not in ("aws", "gcp"):
         # Ray takes it of machines of one's own and moves it before it validates.
         schema["properties"]["min_workers"] = schema["properties"]["max_workers"]
     for fault in sorted(jsonschema.Draft7Validator(schema).iter_errors(content), key=lambda each: each.json_path):
@@ -143,12 +149,15 @@ def no_such_key(key: str, name: str, known: tuple[str, ...]) -> str:
 
 
 def _own_rules(content: dict[str, Any]) -> Iterator[str]:
-    """What Ray lets pass and we do not: other keys of the provider, text that a shell would read, open doors."""
+    """What Ray lets pass and we do not: other keys of the provider, text that a shell would read, open doors.
+
+    What is of a wrong type the schema has told already.
+    """
     provider = content.get("provider")
     if not isinstance(provider, dict):
         return
     kind = provider.get("type")
-    if kind not in PROVIDER:
+    if not isinstance(kind, str) or kind not in PROVIDER:
         yield f"provider.type = {kind}: must be {', '.join(PROVIDER)}"
         return
     for name in sorted(set(map(str, provider)) - set(PROVIDER[kind])):
@@ -156,43 +165,72 @@ def _own_rules(content: dict[str, Any]) -> Iterator[str]:
     if "price_per_hour" in provider and (fault := price.refused(provider["price_per_hour"])):
         yield fault
     yield from _plain("cluster_name", content.get("cluster_name"), NAME, "letters, digits and hyphens")
-    auth = content.get("auth")
-    if not isinstance(auth, dict) or "ssh_user" not in auth:
-        yield "auth.ssh_user: is missing"
-    else:
-        yield from _plain("auth.ssh_user", auth["ssh_user"], USER, "a user's name")
+    yield from _access(content.get("auth", {}))
     if kind == "local":
         yield from _addresses(content, provider)
     for role in ("head", "worker"):
-        starts = [each for each in content.get(f"{role}_start_ray_commands") or () if "ray start" in str(each)]
-        if any(TOKEN not in each for each in starts):
-            yield f"{role}_start_ray_commands: `ray start` without {TOKEN}: whoever reaches its ports could run code"
-        if role == "head" and any(DASHBOARD not in each for each in starts):
-            yield f"head_start_ray_commands: `ray start` without {DASHBOARD}: it would be open to the network"
+        yield from _starts(role, content.get(f"{role}_start_ray_commands"))
+
+
+def _access(auth: object) -> Iterator[str]:
+    if not isinstance(auth, dict):
+        return
+    if "ssh_user" not in auth:
+        yield "auth.ssh_user: is missing"
+    yield from _plain("auth.ssh_user", auth.get("ssh_user"), USER, "a user's name")
+    try:
+        Path(str(auth.get("ssh_private_key"))).expanduser()
+    except RuntimeError:
+        yield f"auth.ssh_private_key = {auth['ssh_private_key']}: there is no such user here"
 
 
 def _addresses(content: dict[str, Any], provider: dict[str, Any]) -> Iterator[str]:
-    if "head_ip" not in provider:
-        yield "provider.head_ip: is missing"
+    for key, hint in (("head_ip", ""), ("worker_ips", "; [] for a head alone")):
+        if provider.get(key) is None:
+            yield f"provider.{key}: is missing{hint}"
     workers = provider.get("worker_ips")
     if not isinstance(workers, list):
-        yield "provider.worker_ips: is missing; [] for a head alone"
         return
+    for place, each in enumerate(workers):
+        if not isinstance(each, str):
+            yield f"provider.worker_ips.{place} = {str(each)[:60]!r}: must be an address"
     named = {f"provider.worker_ips.{place}": each for place, each in enumerate(workers)}
-    named |= {"provider.head_ip": provider["head_ip"]} if "head_ip" in provider else {}
+    named |= {"provider.head_ip": provider.get("head_ip")}
+    named = {key: each for key, each in named.items() if isinstance(each, str)}
     for key, address in named.items():
         yield from _plain(key, address, ADDRESS, "an address")
-    for address in sorted({str(each) for each in named.values() if list(named.values()).count(each) > 1}):
+    for address in sorted({each for each in named.values() if list(named.values()).count(each) > 1}):
         yield f"provider: {address} stands there twice"
     for key in ("min_workers", "max_workers"):
         if isinstance(content.get(key), int) and content[key] != len(workers):
             yield f"{key} = {content[key]}: must be the number of worker_ips, {len(workers)}"
 
 
+def _starts(role: str, commands: object) -> Iterator[str]:
+    """What is wrong with how Ray is started; each start of it is looked at, however many there are in a command."""
+    key = f"{role}_start_ray_commands"
+    if commands is None:
+        yield f"{key}: is missing; Ray's own would start it without {TOKEN}"
+        return
+    if not isinstance(commands, list):
+        return
+    starts = [start for each in commands for start in START.finditer(str(each))]
+    if not starts:
+        yield f"{key}: has no `{TOKEN} ray start`"
+    if any(start["token"] is None for start in starts):
+        yield (
+            f"{key}: `ray start` without {TOKEN} right before it: whoever reaches its ports could run code; "
+            f"write `{TOKEN} ray start`"
+        )
+    hosts = [SHOWN_ON.findall(start["options"]) for start in starts if role == "head" or "--head" in start["options"]]
+    if any(each != [LOOPBACK] for each in hosts):
+        yield f"{key}: `ray start` without {DASHBOARD}, or with another one: it would be open to the network"
+
+
 def _plain(key: str, value: object, pattern: re.Pattern[str], rule: str) -> Iterator[str]:
     """Ray puts these into command lines and file names."""
-    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
-        yield f"{key} = {str(value)[:60]!r}: must be {rule}"
+    if isinstance(value, str) and not pattern.fullmatch(value):
+        yield f"{key} = {value[:60]!r}: must be {rule}"
 
 
 def _ray_refuses(content: dict[str, Any]) -> Iterator[str]:

@@ -98,11 +98,69 @@ def test_all_faults_are_told_at_once(tmp_path: Path, content: dict[str, Any]) ->
         (lambda c: c.pop("auth"), "auth.ssh_user: is missing"),
         (lambda c: c.update(cluster_name="a b"), "must be letters, digits and hyphens"),
         (lambda c: c.update(worker_nodes={"a": 1}), "worker_nodes"),
+        (lambda c: c.update(cluster_name=5), "cluster_name = 5: not of type 'string'"),
+        (lambda c: c.update(auth=["me"]), "auth = ['me']: not of type 'object'"),
+        (lambda c: c["provider"].update(worker_ips="10.0.0.1"), "provider.worker_ips = 10.0.0.1: not of type 'array'"),
+        (lambda c: c["provider"].update(worker_ips=["10.0.0.1", 7]), "provider.worker_ips.1 = '7': must be an address"),
+        (lambda c: c["auth"].update(ssh_private_key="~nobody-here/x"), "~nobody-here/x: there is no such user here"),
+        (lambda c: c.update(head_start_ray_commands=5), "head_start_ray_commands = 5: not of type 'array'"),
     ],
 )
-def test_each_of_some_mistakes(tmp_path: Path, content: dict[str, Any], change: Any, said: str) -> None:
+def test_each_of_some_mistakes_is_told_once(tmp_path: Path, content: dict[str, Any], change: Any, said: str) -> None:
     change(content)
-    assert said in "\n".join(faults(tmp_path, content))
+    (fault,) = faults(tmp_path, content)
+    assert said in fault
+
+
+def test_a_provider_that_is_no_name_is_no_traceback(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["provider"]["type"] = ["local"]
+    assert faults(tmp_path, content) == (
+        "provider.type = ['local']: not of type 'string'",
+        "provider.type = ['local']: must be local, aws, gcp",
+    )
+
+
+START = "RAY_AUTH_MODE=token ray start --head"
+OPEN = "ray start --head --dashboard-host=127.0.0.1"
+SAFE = f"{START} --dashboard-host=127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        (None, "is missing; Ray's own would start it without RAY_AUTH_MODE=token"),
+        ([], "has no `RAY_AUTH_MODE=token ray start`"),
+        (["ray stop"], "has no `RAY_AUTH_MODE=token ray start`"),
+        (
+            ["RAY_AUTH_MODE=token true; ray start --head --dashboard-host=127.0.0.1"],
+            "without RAY_AUTH_MODE=token right",
+        ),
+        ([f"{SAFE} || {OPEN}"], "without RAY_AUTH_MODE=token right before it"),
+        ([f"{SAFE} || /opt/{OPEN}"], "without RAY_AUTH_MODE=token right"),
+        ([f"{SAFE} --dashboard-host=0.0.0.0"], "or with another one: it would be open to the network"),
+        ([f"{START} --dashboard-host 0.0.0.0"], "or with another one: it would be open to the network"),
+        ([f"{START}; echo --dashboard-host=127.0.0.1"], "without --dashboard-host=127.0.0.1"),
+        ([f"{SAFE} || {START}"], "without --dashboard-host=127.0.0.1"),
+    ],
+)
+def test_every_start_of_ray_is_closed_to_strangers(
+    tmp_path: Path, content: dict[str, Any], commands: Any, said: str
+) -> None:
+    content["head_start_ray_commands"] = commands
+    if commands is None:
+        del content["head_start_ray_commands"]
+    (fault,) = faults(tmp_path, content)
+    assert fault.startswith("head_start_ray_commands: ")
+    assert said in fault
+    del content["worker_start_ray_commands"]
+    assert "worker_start_ray_commands: is missing" in "\n".join(faults(tmp_path, content))
+
+
+@pytest.mark.parametrize("start", [SAFE, SAFE.replace("ray start", "RAY_LOG=1  /opt/ray  start"), f"{SAFE} && true"])
+def test_ways_to_start_ray_that_are_closed(tmp_path: Path, content: dict[str, Any], start: str) -> None:
+    content["head_start_ray_commands"] = ["ray stop", start]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert read_cluster_file(tmp_path / "mine.yaml").name == "raybench"
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
