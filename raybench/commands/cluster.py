@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raybench.commands.endings import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended
-from raybench.commands.submitting import Parser, asked_for, hand_over, job_name
+from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended
+from raybench.commands.submitting import Parser, agreed, asked_for, hand_over, job_name
 from raybench.errors import RaybenchError
 
 if TYPE_CHECKING:
@@ -157,7 +157,12 @@ def _submit(file: Path, rest: Sequence[str], sweep_parser: Parser) -> int:
 
     assert running.head is not None
     job = job_name(wanted.sweep, datetime.now(UTC), secrets.token_hex(2))
-    command = words(["python", "-m", "raybench.sweep", *hand_over(running.head, wanted, job)])
+    arguments = hand_over(running.head, wanted, job)
+    if not wanted.settled and sys.stdin.isatty():
+        if not agreed(running.head, arguments):
+            return EXIT_BAD_INPUT
+        arguments.append("--yes")
+    command = words(["python", "-m", "raybench.sweep", *arguments])
     with job_server(running) as server:
         server.submit(job, in_project(f"exec {command}"), {"sweep": wanted.sweep, "by": "raybench"})
         print(f"job {job}: {command}", flush=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raybench.errors import ConfigError
+from raybench.errors import ConfigError, RaybenchError
 
 if TYPE_CHECKING:
     from raybench.cluster.ssh import Host
@@ -19,6 +21,10 @@ Parser = Callable[[str], argparse.ArgumentParser]
 Word = tuple[str, str | None]
 """An option and its value, or none where it takes none; NAME and the sweep's name; key=value and none."""
 NAME = "NAME"
+PLAN_S = 900.0
+"""To plan a sweep on the head: data may be fetched and decoded, and two steps of each model are timed."""
+ASKED_ABOVE_H = 1.0
+"""Device-hours above which a sweep asks before it starts."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Wanted:
     """What `raybench.sweep` is given."""
     files: dict[Word, Path]
     """Those of them that name a file of this machine, which the cluster is to have."""
+    settled: bool = False
+    """Whether it may start however long it takes, or nothing is to start at all: nobody is asked then."""
 
     def arguments(self, folder: str) -> list[str]:
         """What `raybench.sweep` is given there, the files being in a folder of that machine."""
@@ -60,7 +68,7 @@ def asked_for(rest: Sequence[str], sweep_parser: Parser) -> Wanted:
         raise ConfigError([f"command line: --address {args.address}: the cluster file says which cluster"])
     load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
     file = find_sweep(args.name)
-    return Wanted(file.stem, tuple(_words(rest, parse)), {(NAME, args.name): file})
+    return Wanted(file.stem, tuple(_words(rest, parse)), {(NAME, args.name): file}, args.yes or args.dry_run)
 
 
 def _words(rest: Sequence[str], parse: argparse.ArgumentParser) -> Iterator[Word]:
@@ -103,3 +111,31 @@ def hand_over(head: Host, wanted: Wanted, job: str) -> list[str]:
             raise ConfigError([f"{file}: cannot be read: {error}"]) from None
         send(head, text, f"{folder}/{sent_as(file)}")
     return [*wanted.arguments(folder), "--address", "auto"]
+
+
+def agreed(head: Host, arguments: Sequence[str]) -> bool:
+    """Whether a person at this terminal wants what the head plans, where it takes more than a device-hour.
+
+    A job has no terminal to be asked at. The head plans, for its data, rows and GPUs decide; so its estimate is timed
+    there. Raises RaybenchError with what the head finds wrong.
+    """
+    from raybench.cluster.ssh import in_project, run, words
+
+    said = {"-q", "--quiet", "-v", "--verbose", "--log-json"}
+    plain = [each for each in arguments if each not in said]
+    command = words(["python", "-m", "raybench.sweep", *plain, "--dry-run", "--log-json"])
+    print(f"the plan, as {head.address} makes it:", flush=True)
+    answer = run(head, in_project(command), timeout_s=PLAN_S)
+    events = [json.loads(line) for line in answer.output.splitlines() if line.startswith("{")]
+    plan = next((event for event in events if event.get("event") == "plan"), None)
+    if plan is None or answer.code != 0:
+        raise RaybenchError(f"{head.address} does not plan it:\n{answer.errors.strip() or answer.last_error}")
+    print("\n".join(plan["text"]), flush=True)
+    hours = math.inf if plan["device_hours"] is None else float(plan["device_hours"])
+    if hours <= ASKED_ABOVE_H:
+        return True
+    try:
+        answered = input(f"about {hours:.1f} device-hours, as {head.address} estimates. Start? [y/N] ")
+    except EOFError:
+        return False
+    return answered.strip().lower() in ("y", "yes")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from raybench.cluster import ssh
+from raybench.cluster import job_server, ssh
 from raybench.cluster.ssh import Answer, Host
-from raybench.commands.submitting import Wanted, asked_for, hand_over, job_name
+from raybench.commands import cluster
+from raybench.commands.submitting import Wanted, agreed, asked_for, hand_over, job_name
 from raybench.config.document import find_sweep
 from raybench.errors import ConfigError, RaybenchError
 from raybench.sweep import parser
 
+ROOT = Path(__file__).parents[2]
 HEAD = Host("10.0.0.1", "me")
 
 
@@ -91,6 +95,89 @@ def test_a_head_that_cannot_be_written_to_is_said(home: Path) -> None:
     (home / ".raybench").write_text("a file")
     with pytest.raises(RaybenchError, match=r"sent/job-3/smoke\.yaml could not be written on 10\.0\.0\.1: .*"):
         hand_over(HEAD, asked("smoke"), "job-3")
+
+
+class Head:
+    """What the head says when it is asked for the plan."""
+
+    def __init__(self, hours: float | None, code: int = 0, errors: str = "") -> None:
+        self.hours, self.code, self.errors = hours, code, errors
+        self.command = ""
+
+    def run(self, host: Host, remote: str, *, given: str = "", timeout_s: float) -> Answer:  # noqa: ARG002
+        self.command = remote
+        plan = {"event": "plan", "device_hours": self.hours, "text": ["12 cells", "36 trials"]}
+        return Answer(self.code, f"a line of something else\n{json.dumps(plan)}\n" * (self.code == 0), self.errors)
+
+
+@pytest.mark.parametrize(
+    ("hours", "typed", "expected", "asked"),
+    [(0.9, [], True, False), (12.34, ["y"], True, True), (12.34, [""], False, True), (None, ["no"], False, True)],
+)
+def test_a_person_is_asked_above_a_device_hour(
+    hours: float | None,
+    typed: list[str],
+    expected: bool,
+    asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    head, questions = Head(hours), list[str]()
+
+    def ask(question: str) -> str:
+        questions.append(question)
+        return typed.pop(0)
+
+    monkeypatch.setattr(ssh, "run", head.run)
+    monkeypatch.setattr("builtins.input", ask)
+    assert agreed(HEAD, ["~/there/some.yaml", "-q", "--address", "auto"]) is expected
+    assert "--address auto --dry-run --log-json" in head.command
+    assert " -q " not in head.command  # which the JSON would contradict
+    assert capsys.readouterr().out == "the plan, as 10.0.0.1 makes it:\n12 cells\n36 trials\n"
+    assert bool(questions) is asked
+    assert all("device-hours, as 10.0.0.1 estimates. Start?" in each for each in questions)
+
+
+def test_what_the_head_finds_wrong_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "run", Head(None, 2, "1 error, nothing started:\n  cifar100 not found\n").run)
+    with pytest.raises(RaybenchError, match=r"(?s)^10\.0\.0\.1 does not plan it:\n.*cifar100 not found$"):
+        agreed(HEAD, ["some.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("terminal", "arguments", "expected"),
+    [
+        (True, [], ["agreed", "--yes"]),
+        (True, ["--yes"], ["--yes"]),
+        (True, ["--dry-run"], ["--dry-run"]),
+        (False, [], []),  # the job says what is missing, and ends
+    ],
+)
+def test_a_job_is_told_what_a_person_said(
+    terminal: bool, arguments: list[str], expected: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, jobs = list[str](), list[str]()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)
+    monkeypatch.setattr(cluster, "agreed", lambda *_: asked.append("agreed") or True)
+    monkeypatch.setattr(cluster, "_followed", lambda *_: 0)
+
+    class Server:
+        def submit(self, job: str, entrypoint: str, about: dict[str, str]) -> None:  # noqa: ARG002
+            jobs.append(entrypoint)
+
+    monkeypatch.setattr(job_server, "job_server", lambda _: contextlib.nullcontext(Server()))
+    assert cluster._submit(ROOT / "cluster.yaml", ["smoke", *arguments], parser) == 0
+    (job,) = jobs
+    assert [*asked, *(each for each in ("--yes", "--dry-run") if each in job)] == expected
+    assert (home / ".raybench" / "sent").is_dir()
+
+
+def test_without_a_yes_nothing_is_handed_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(cluster, "agreed", lambda *_: False)
+    monkeypatch.setattr(job_server, "job_server", lambda _: pytest.fail("the job server was asked"))
+    assert cluster._submit(ROOT / "cluster.yaml", ["smoke"], parser) == 2
+    assert (home / ".raybench").is_dir()
 
 
 def test_the_name_of_a_job_says_what_and_when() -> None:
