@@ -21,6 +21,12 @@ Parser = Callable[[str], argparse.ArgumentParser]
 Word = tuple[str, str | None]
 """An option and its value, or none where it takes none; NAME and the sweep's name; key=value and none."""
 NAME = "NAME"
+FOLDERS = {
+    "--data-root": "their RAYBENCH_DATA",
+    "--weights-root": "the folder of their data",
+    "--results": "their RAYBENCH_RESULTS",
+}
+"""Options that name a folder of the machines where the sweep runs, and what counts there without."""
 PLAN_S = 900.0
 """To plan a sweep on the head: data may be fetched and decoded, and two steps of each model are timed."""
 ASKED_ABOVE_H = 1.0
@@ -57,6 +63,7 @@ def asked_for(rest: Sequence[str], sweep_parser: Parser) -> Wanted:
 
     What only data and models tell is told on the cluster.
     """
+    from raybench.commands.given import load_plugins
     from raybench.config.document import find_sweep
     from raybench.config.load import PRESETS, load_sweep
 
@@ -66,9 +73,29 @@ def asked_for(rest: Sequence[str], sweep_parser: Parser) -> Wanted:
         raise ConfigError(["command line: a sweep's NAME is missing (raybench list sweeps names them)"])
     if args.address:
         raise ConfigError([f"command line: --address {args.address}: the cluster file says which cluster"])
-    load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
+    words = tuple(_words(rest, parse))
+    faults = list(_of_this_machine(words))
+    try:
+        load_plugins(args.plugin)
+        load_sweep(args.name, args.preset if args.preset in PRESETS else "paper", args.overrides)
+    except ConfigError as error:
+        faults += error.problems
+    if faults:
+        raise ConfigError(faults)
     file = find_sweep(args.name)
-    return Wanted(file.stem, tuple(_words(rest, parse)), {(NAME, args.name): file}, args.yes or args.dry_run)
+    files = {("--plugin", each): Path(each).expanduser() for each in args.plugin if each.endswith(".py")}
+    return Wanted(file.stem, words, {(NAME, args.name): file, **files}, args.yes or args.dry_run)
+
+
+def _of_this_machine(words: Sequence[Word]) -> Iterator[str]:
+    """A fault for each folder that is named as from the folder one is in here, where the cluster's machines are not."""
+    for option, value in words:
+        there = value is None or value.startswith(("/", "~/")) or "://" in value
+        if option in FOLDERS and not there:
+            yield (
+                f"command line: {option} {value}: is a folder of the cluster's machines; name it from their root "
+                f"(/mnt/…), or leave it out for {FOLDERS[option]}"
+            )
 
 
 def _words(rest: Sequence[str], parse: argparse.ArgumentParser) -> Iterator[Word]:
@@ -99,14 +126,21 @@ def job_name(sweep: str, now: datetime, mark: str) -> str:
 def hand_over(head: Host, wanted: Wanted, job: str) -> list[str]:
     """Put the files on the head, each job's in a folder of its own; the arguments of `raybench.sweep` there.
 
-    The sweep's file is always among them: the one that the head has may be older. Raises RaybenchError.
+    The sweep's file is always among them: the one that the head has may be older. Raises RaybenchError, also where a
+    folder that is to be there is not.
     """
-    from raybench.cluster.ssh import send
+    from raybench.cluster.ssh import run, send, words
 
+    for option, value in wanted.words:
+        if option in ("--data-root", "--weights-root") and value is not None:
+            answer = run(head, f"test -d {words([value])}", timeout_s=PLAN_S)
+            if answer.code != 0:
+                why = "no such folder there" if answer.reached else answer.last_error
+                raise RaybenchError(f"{option} {value}: {why} ({head.address}); {FOLDERS[option]} counts without")
     folder = f"~/.raybench/sent/{job}"
     for file in wanted.files.values():
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_bytes().decode("utf-8")  # with its ends of lines: a plugin's identity is its text
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError([f"{file}: cannot be read: {error}"]) from None
         send(head, text, f"{folder}/{sent_as(file)}")

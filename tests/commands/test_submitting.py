@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +15,21 @@ from raybench.cluster import job_server, ssh
 from raybench.cluster.ssh import Answer, Host
 from raybench.commands import cluster
 from raybench.commands.submitting import Wanted, agreed, asked_for, hand_over, job_name
+from raybench.config import plugins
 from raybench.config.document import find_sweep
 from raybench.errors import ConfigError, RaybenchError
 from raybench.sweep import parser
 
 ROOT = Path(__file__).parents[2]
 HEAD = Host("10.0.0.1", "me")
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """Every test begins and ends without plugins."""
+    plugins.forget()
+    yield
+    plugins.forget()
 
 
 def asked(*arguments: str) -> Wanted:
@@ -89,6 +99,43 @@ def test_a_file_of_ones_own_keeps_its_name(home: Path, tmp_path: Path) -> None:
     assert wanted.sweep == "mine"
     assert hand_over(HEAD, wanted, "job-2")[0] == "~/.raybench/sent/job-2/mine.yaml"
     assert (home / ".raybench/sent/job-2/mine.yaml").read_bytes() == mine.read_bytes()
+
+
+LOSS = """\
+def mine(student, teacher, labels, config):
+    return student.sum()
+LOSSES = {"mine": mine}
+"""
+
+
+def test_plugins_go_along(home: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "my_loss.py"
+    plugin.write_bytes(LOSS.replace("\n", "\r\n").encode())
+    rest = ("smoke", f"--plugin={plugin}", "distillation.type=mine", "--plugin", "raybench.config.price")
+    with pytest.raises(ConfigError, match=r"raybench\.config\.price.*defines none"):
+        asked(*rest)  # what is wrong with one is told here
+    wanted = asked(*rest[:3])
+    assert hand_over(HEAD, wanted, "job-4")[:3] == [
+        "~/.raybench/sent/job-4/smoke.yaml",
+        *("--plugin", "~/.raybench/sent/job-4/my_loss.py"),
+    ]
+    assert (home / ".raybench/sent/job-4/my_loss.py").read_bytes() == plugin.read_bytes()
+
+
+def test_folders_are_those_of_the_cluster(home: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        asked("smoke", "--data-root", "data", "--results=results", "--weights-root", "./w", "optimizer.lrr=1")
+    options = ("--data-root data", "--results results", "--weights-root ./w")
+    assert [problem.partition(": is")[0] for problem in error.value.problems[:3]] == [
+        f"command line: {option}" for option in options
+    ]
+    assert "lrr" in error.value.problems[3]
+    there = home / "data sets"
+    there.mkdir()
+    rest = ("--data-root", str(there), "--results", "s3://bucket/results", "--weights-root", "~/data sets")
+    assert hand_over(HEAD, asked("smoke", *rest), "job-5")[1:7] == list(rest)
+    with pytest.raises(RaybenchError, match=r"^--data-root /absent: no such folder there \(10\.0\.0\.1\); their RAY"):
+        hand_over(HEAD, asked("smoke", "--data-root", "/absent"), "job-6")
 
 
 def test_a_head_that_cannot_be_written_to_is_said(home: Path) -> None:
