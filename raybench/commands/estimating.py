@@ -140,12 +140,12 @@ def _logits(sweep: Sweep, estimator: Estimator, trials: Sequence[TrialConfig]) -
 def _sources(estimator: Estimator) -> tuple[str, ...]:
     """Where the speeds come from: `36 stored trials (resnet8)`."""
     names: dict[str, dict[str, None]] = {}
-    trials = 0
+    stored: set[str] = set()
     for trial, speed in estimator.used.values():
         names.setdefault(speed.source, {})[trial.model.name] = None
-        trials += speed.trials
+        stored |= speed.trials
     words = {
-        "rows": f"{trials} stored trial{'s' if trials != 1 else ''} on this hardware",
+        "rows": f"{len(stored)} stored trial{'s' if len(stored) != 1 else ''} on this hardware",
         "probe": "a probe of a few steps",
         "rough": "a rough timing of one batch (--probe takes real steps)",
     }

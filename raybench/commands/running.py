@@ -212,11 +212,11 @@ def _finish(sweep: Sweep, command: str, end: End, progress: Progress, truth: Tru
     code = 0
     if end.signal is None:
         sweep.outcomes = read_outcomes(sweep.store, sweep.config)
-        show_results(sweep)
         if truth is not None:
             if not sweep.quiet:
                 sweep.say(str(truth))
             sweep.events.write("estimate", **truth.record())
+        show_results(sweep)
         code = trouble(sweep)
     return code if end == End() else _say_stopped(sweep, command, end, progress)
 

@@ -36,6 +36,7 @@ SAME_SHARE = 0.02
 class _Row:
     """What one stored trial took."""
 
+    trial_id: str
     train_size: int | Literal["all"]
     epoch_train_s: float
     epoch_eval_s: float
@@ -78,7 +79,7 @@ class Stored:
             source="rows",
             fixed_s=statistics.median(fixed) if fixed else None,
             memory_mib=max(memory, default=None),
-            trials=len(rows),
+            trials=frozenset(row.trial_id for row in rows),
         )
 
     def _sizes_at(self, trial: TrialConfig, train_size: int | Literal["all"]) -> Sizes:
@@ -88,17 +89,16 @@ class Stored:
     def _read(self, folder: Folder) -> None:
         try:
             rows = Store(folder).trials()
-        except (OSError, RaybenchError):  # of a sweep beside this one, whose own command will tell
+        except (OSError, RaybenchError):  # no sweep, or one whose own command will tell
             return
-        settings: dict[str, tuple[TrialConfig, list[str]] | None] = {}
+        settings: dict[str, tuple[TrialConfig, str] | None] = {}
         for row in self._usable(rows).iter_rows(named=True):
             setting = row["setting_id"]
             if setting not in settings:
                 settings[setting] = _read_setting(row)
             if (known := settings[setting]) is not None:
-                trial, keys = known
-                for key in keys:
-                    self._by_key.setdefault(key, []).append(_row(trial, row))
+                trial, key = known
+                self._by_key.setdefault(key, []).append(_row(trial, row))
 
     def _usable(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Trials that trained on such hardware with such a share, the latest."""
@@ -139,13 +139,13 @@ def _keys(trial: TrialConfig) -> list[str]:
     return keys
 
 
-def _read_setting(row: dict[str, Any]) -> tuple[TrialConfig, list[str]] | None:
-    """The trial of a row, and under which keys it is found; none where it is of another version."""
+def _read_setting(row: dict[str, Any]) -> tuple[TrialConfig, str] | None:
+    """The trial of a row, and under which key it is found; none where it is of another version."""
     try:
         trial = recorded_trial(row)
     except RaybenchError:
         return None
-    return trial, _keys(trial)
+    return trial, _keys(trial)[0]
 
 
 def _row(trial: TrialConfig, row: dict[str, Any]) -> _Row:
@@ -155,13 +155,20 @@ def _row(trial: TrialConfig, row: dict[str, Any]) -> _Row:
         fixed = max(0.0, (row["ended"] - row["started"]).total_seconds() - row["train_time"] - row["eval_time"])
     epochs = row["epochs"]
     return _Row(
-        trial.dataset.train_size, row["train_time"] / epochs, row["eval_time"] / epochs, fixed, row["peak_memory"]
+        trial_id=row["trial_id"],
+        train_size=trial.dataset.train_size,
+        epoch_train_s=row["train_time"] / epochs,
+        epoch_eval_s=row["eval_time"] / epochs,
+        fixed_s=fixed,
+        memory_mib=row["peak_memory"],
     )
 
 
 def _one_by_one(folder: Folder) -> Iterator[Folder]:
     """The sweep's own folder, then those beside it."""
     yield folder
-    for name in sorted(entries(folder.parent)):
-        if name != folder.name and entries(folder.parent / name / "trials"):
-            yield folder.parent / name
+    try:
+        names = sorted(entries(folder.parent))
+    except RaybenchError:
+        return
+    yield from (folder.parent / name for name in names if name != folder.name)

@@ -57,8 +57,8 @@ class Speed:
     """Of a trial beside its epochs, where it was measured."""
     memory_mib: float | None = None
     """Peak of a trial, where it was measured."""
-    trials: int = 0
-    """Stored trials that this is from."""
+    trials: frozenset[str] = frozenset()
+    """Ids of the stored trials that this is from."""
 
 
 SPREADS: dict[Source, float] = {"rows": 0.15, "probe": 0.2, "rough": 0.5}

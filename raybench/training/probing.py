@@ -18,6 +18,7 @@ import torch
 
 from raybench.config.plugins import Plugin, receive
 from raybench.config.trial import TrialConfig
+from raybench.errors import RaybenchError
 from raybench.training.device import choose_device, out_of_memory
 from raybench.training.footprint import peak_resident_mib
 from raybench.training.gpu_memory import few_steps, reserved_mib
@@ -76,6 +77,8 @@ def answer(asked: str) -> Probed:
         receive(plugins)
         trial = TrialConfig.model_validate_json(json.dumps(content["trial"]))
         return _probe(trial, Setup(cpu=content["cpu"], gpu=content["gpu"], plugins=plugins, **folders))
+    except RaybenchError as error:
+        return Probed(fault=str(error))
     except Exception as error:  # whoever asked says what it means for the sweep
         return Probed(fault=out_of_memory(error) or in_words(error))
 

@@ -54,6 +54,10 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
     (entry,) = json.loads((folder / "manifest.json").read_text())["runs"]
     assert entry["exit_code"] == 0
     assert entry["trials"] == {"complete": 8}
+    truth = entry["estimate"]
+    assert truth["ratio"] == pytest.approx(truth["took_s"] / truth["wall_s"])
+    assert truth["took_device_hours"] > 0
+    assert len(truth["left"]) == 8
     assert len(list((folder / "predictions").iterdir())) == 8
     # A run a trial, and one for the comparison.
     assert len(list((folder / "tensorboard").iterdir())) == 9
