@@ -173,7 +173,7 @@ def write_local(
     """
     from timm.models import save_for_hf
 
-    about = {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
+    about: dict[str, Any] = {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
     about |= {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash"}
     try:
         save_for_hf(module, str(folder), {"label_names": list(classes)}, safe_serialization=True, data_config=about)

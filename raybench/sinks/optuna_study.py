@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from raybench.config.plan import Cell, Plan, Setting
 from raybench.config.sweep import SweepConfig
@@ -26,6 +26,7 @@ from raybench.sinks.runs import need
 if TYPE_CHECKING:
     import optuna
 
+Direction = Literal["maximize", "minimize"]
 MARK = "raybench"
 """Attribute of a study that this module made: what it was made from."""
 
@@ -52,7 +53,7 @@ class Study:
     """A study before any storage has it."""
 
     name: str
-    direction: str
+    direction: Direction
     space: Mapping[str, Any]
     """Key -> axis as a sweep file writes it."""
     told: tuple[Told, ...]
@@ -83,7 +84,7 @@ def studies(plan: Plan, outcomes: Outcomes, store: Store) -> list[Study]:
         key: list(_distinct(cell.factors[key] for cell in cells if key in cell.factors)) for key in sweep.factors
     }
     factors = {key: values for key, values in factors.items() if values}
-    direction = "maximize" if sweep.metric.mode == "max" else "minimize"
+    direction: Direction = "maximize" if sweep.metric.mode == "max" else "minimize"
 
     def told(keys: Callable[[Cell], Mapping[str, Any]], some: Sequence[tuple[Cell, Setting]]) -> tuple[Told, ...]:
         return tuple(_told(sweep, cell, setting, keys(cell), outcomes, times) for cell, setting in some)
