@@ -50,8 +50,23 @@ def complete(trial: TrialConfig) -> Outcome:
     return {"status": Status.COMPLETE, "eval_top1": top1, "test_top1": top1 - 1, **known}
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Sweeps whose trials are all complete, each written once: writing takes longer than most tests."""
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def find(name: str, preset: str, *overrides: str) -> Path:
+        key = (name, preset, *overrides)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("known")
+            fill(folders[key], name, preset, complete, *overrides)
+        return folders[key]
+
+    return find
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
+def made(tmp_path: Path, known: Made) -> Made:
     """Writes the rows of a sweep as its trials would; returns the root of the results."""
 
     def make(
@@ -61,20 +76,28 @@ def made(tmp_path: Path) -> Made:
         *overrides: str,
         described: bool = True,
     ) -> Path:
-        config = load_sweep(name, preset, [*overrides], {}, None)
         folder = tmp_path / "results" / name
-        store = Store(folder)
-        for cell in make_plan(config).cells:
-            for trial in (trial for setting in cell.settings for trial in setting.trials):
-                if (found := outcome(trial)) is not None:
-                    write(store, trial, name, preset, cell.label, found)
-        store.compact()
+        if outcome is complete and not folder.exists():
+            shutil.copytree(known(name, preset, *overrides), folder)
+        else:
+            fill(folder, name, preset, outcome, *overrides)
         if described:
+            config = load_sweep(name, preset, [*overrides], {}, None)
             content = config.model_dump(mode="json", exclude={"places"})
             (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         return tmp_path / "results"
 
     return make
+
+
+def fill(folder: Path, name: str, preset: str, outcome: Callable[[TrialConfig], Outcome], *overrides: str) -> None:
+    """The rows of all trials of a sweep, compacted."""
+    store = Store(folder)
+    for cell in make_plan(load_sweep(name, preset, [*overrides], {}, None)).cells:
+        for trial in (trial for setting in cell.settings for trial in setting.trials):
+            if (found := outcome(trial)) is not None:
+                write(store, trial, name, preset, cell.label, found)
+    store.compact()
 
 
 def write(store: Store, trial: TrialConfig, name: str, preset: str, cell: str, found: dict[str, Any]) -> None:
