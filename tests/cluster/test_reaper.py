@@ -74,7 +74,7 @@ def _left(processes: list[psutil.Process], patience_s: float = 30.0) -> list[psu
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
