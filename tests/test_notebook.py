@@ -64,9 +64,21 @@ def test_its_code_runs_where_its_trials_are_settled(
     for trial in plan.trials():
         about: dict[str, Any] = {"trial_id": trial.trial_id, "attempt": 1}
         store.write_epochs(trial.trial_id, 1, [EpochRow(**about, epoch=1, train_loss=1.0, eval_top1=50.0 + trial.seed)])
-        shown = {"eval_top1": 50.0 + trial.seed, "test_top1": 40.0 + trial.seed, "setting_id": trial.setting_id}
-        origin = {"sweep": "smoke", "preset": "quick", "cell": "", "seed": trial.seed, "config": trial.flat()}
-        store.write_trial(TrialRow(**about, **origin, **shown, status=Status.COMPLETE, epochs=1, best_epoch=1))
+        row = TrialRow(
+            **about,
+            sweep="smoke",
+            preset="quick",
+            cell="",
+            status=Status.COMPLETE,
+            setting_id=trial.setting_id,
+            seed=trial.seed,
+            epochs=1,
+            best_epoch=1,
+            eval_top1=50.0 + trial.seed,
+            test_top1=40.0 + trial.seed,
+            config=trial.flat(),
+        )
+        store.write_trial(row)
     monkeypatch.setattr(sys, "argv", ["notebook", str(NOTEBOOK)])
     exec(compile(RUN, "notebook", "exec"), {})
     printed, _, last = capsys.readouterr().out.partition("\0")
