@@ -80,6 +80,7 @@ def comparison_figure(results: Sequence[CellResult], path: Path, title: str, sou
     with drawing() as new_figure:
         axes, close = new_figure(title, len(panels))
         for axis, panel in zip(axes, panels, strict=True):
+            title_panel(axis, panel.title, _panels_a_row(len(panels)))
             _draw_panel(axis, panel, names)
         _equal_spans(axes, 101.0 if "top" in results[0].test_metric else None)
         label_axes(axes, "alpha (weight of the distillation term)", f"test {quantity}")
@@ -114,7 +115,7 @@ def curves_figure(
         axes, close = new_figure(title, len(panels))
         handles: dict[str, Any] = {}
         for axis, (panel, curves) in zip(axes, panels, strict=True):
-            axis.set_title(panel.title)
+            title_panel(axis, panel.title, _panels_a_row(len(panels)))
             for result, curve in curves:
                 look = _look(result, panel, kinds, alphas)
                 line = draw_curve(axis, curve, **look)
@@ -139,7 +140,7 @@ def make_panels(results: Sequence[CellResult]) -> list[Panel]:
         alone = next((r for r in members if r.factors.get(ALPHA) == 0), None)
         lines: dict[str, list[CellResult]] = {}
         for result in sorted((r for r in members if r is not alone), key=lambda r: float(r.factors.get(ALPHA, 0))):
-            name = named(result, inner) or ("distilled" if ALPHA in keys else result.label)
+            name = named(result, inner) or ("distilled" if ALPHA in keys else title or result.label)
             lines.setdefault(name, []).append(result)
         panels.append(Panel(title, alone, lines))
     return panels
@@ -189,7 +190,6 @@ def _measured(panel: Panel) -> bool:
 
 
 def _draw_panel(axis: Any, panel: Panel, names: Sequence[str]) -> None:
-    axis.set_title(panel.title)
     if panel.alone and panel.alone.test:
         test = panel.alone.test
         axis.axhline(test.mean, color=ALONE, linewidth=1.4, linestyle=(0, (4, 2)), zorder=2)

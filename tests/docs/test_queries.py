@@ -55,6 +55,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text.replace("3f9a0c1be2d4", Trial(0).trial_id) for _, kind, text in fences(page) if kind == language]
 
 
+def asked(text: str) -> pl.DataFrame:
+    """What DuckDB answers."""
+    answer = duckdb.sql(text)
+    assert answer is not None, "no question"
+    return answer.pl()
+
+
 QUESTIONS = re.findall(r"^### (.*\?)$", PAGE.read_text(), re.MULTILINE)
 
 
@@ -67,7 +74,7 @@ def test_there_are_five() -> None:
 def test_both_give_the_same_answer(answers: dict[str, Any], number: int) -> None:
     name = re.findall(r"^(\w+) = ", blocks(PAGE, "python")[number - 5], re.MULTILINE)[-1]
     ours: pl.DataFrame = answers[name]
-    theirs = duckdb.sql(blocks(PAGE, "sql")[number]).pl()
+    theirs = asked(blocks(PAGE, "sql")[number])
     assert ours.height >= 2
     assert set(ours.columns) == set(theirs.columns)
     theirs = theirs.select(pl.col(name).cast(kind) for name, kind in ours.schema.items())
@@ -92,7 +99,7 @@ def test_those_of_the_readme_run(folder: Path) -> None:
     for text in blocks(ROOT / "README.md", "python"):
         exec(compile(text, "README.md", "exec"), {})
     for text in blocks(ROOT / "README.md", "sql"):
-        assert duckdb.sql(text).pl().height
+        assert asked(text).height
 
 
 COLUMN = re.compile(r"^\| (`[^|]+`) \| (\w+) \|", re.MULTILINE)
