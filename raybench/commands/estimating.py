@@ -141,7 +141,7 @@ def _sources(estimator: Estimator) -> tuple[str, ...]:
     """Where the speeds come from: `36 stored trials (resnet8)`."""
     names: dict[str, dict[str, None]] = {}
     stored: set[str] = set()
-    for trial, speed in estimator.used.values():
+    for trial, speed in (*estimator.used.values(), *estimator.used_of_teachers.values()):
         names.setdefault(speed.source, {})[trial.model.name] = None
         stored |= speed.trials
     words = {

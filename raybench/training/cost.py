@@ -90,6 +90,8 @@ class Estimator:
         self._sizes: dict[str, Sizes] = {}
         self.used: dict[str, tuple[TrialConfig, Speed]] = {}
         """What each kind of trial was estimated from, with one of them."""
+        self.used_of_teachers: dict[str, tuple[TrialConfig, Speed]] = {}
+        """The same of teachers that cost anything."""
 
     def cost(self, trial: TrialConfig) -> TrialCost:
         """Of one trial; of its teacher's work what a live one takes in every step."""
@@ -124,6 +126,7 @@ class Estimator:
         if own is None or teacher is None:
             return 0.0
         speed = self._speed(own)
+        self.used_of_teachers[step_key(own)] = own, speed
         filled = images * views_of(trial.dataset) * speed.infer_s if trial.distillation.cache != "off" else 0.0
         if find_teacher(trial) is not None:
             return filled

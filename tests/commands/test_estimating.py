@@ -51,7 +51,7 @@ def test_each_distinct_model_is_probed_once(settled: Settled, probed: list[str])
     assert cost.memory is not None
     assert (cost.memory.trial, cost.memory.trials) == (700.0, sweep.width)
     text = "\n".join(estimate_lines(cost))
-    assert "estimated from a probe of a few steps: resnet8" in text
+    assert "estimated from a probe of a few steps: resnet8, vit_micro_patch2_8" in text
     assert f"cost {2 * cost.device_hours:.2f} at 2 a device-hour (--price-per-hour)" in text
     assert f"memory {sweep.width} x 700 MiB of " in text
 
@@ -68,7 +68,7 @@ def test_rows_come_before_a_probe_and_are_counted(settled: Settled, probed: list
     sweep = loaded(settled)
     cost = estimate(sweep, probe=True)
     assert probed == ["vit_micro_patch2_8"]
-    assert cost.sources == ("2 stored trials on this hardware: resnet8",)
+    assert cost.sources == ("2 stored trials on this hardware: resnet8", "a probe of a few steps: vit_micro_patch2_8")
     trial = 3.4 + 2.0 + HAND_OVER_S
     assert cost.device_hours == pytest.approx(
         (sum(cost.teachers.values()) + 6 * trial * min(1.0, 1 / (sweep.machines.nodes[0].cpu))) / 3600
@@ -83,7 +83,8 @@ def test_the_plan_says_it_and_so_do_its_events(settled: Settled) -> None:
     assert "· memory " in out
     _, out, _ = settled.run("--dry-run", "--log-json")
     plan = json.loads(out.splitlines()[0])
-    assert plan["sources"] == ["4 stored trials on this hardware: resnet8"]
+    assert plan["sources"][0] == "4 stored trials on this hardware: resnet8"
+    assert plan["sources"][1].startswith("a rough timing of one batch")
     assert plan["memory_mib"] == 600.0
     assert plan["cost"] is None
     assert plan["disk_mib"] > 0
