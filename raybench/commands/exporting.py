@@ -22,6 +22,7 @@ from raybench.models.two_heads import has_two_heads
 from raybench.report.model_card import Card, Input, shared
 from raybench.report.run_files import config_json
 from raybench.results.schema import Status
+from raybench.results.storage import write_atomically
 from raybench.training import onnx_file
 from raybench.training.scoring import Restored, restore
 from raybench.training.tasks import Classification
@@ -110,14 +111,14 @@ def export(finished: Finished, forms: Sequence[str], *, named: bool) -> Iterator
 
 
 def _weights(draft: Draft) -> dict[str, str]:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     finished, made = draft.finished, draft.restored.made
     config = shared(finished.config)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in made.task.module.state_dict().items()}
     about = {"trial_id": finished.found.trial_id, "config": config.model_dump_json(), "format": "pt"}
     about |= {"epoch": str(finished.kept.best_epoch)}
-    save_file(tensors, draft.folder / "model.safetensors", about | made.header)
+    write_atomically(draft.folder / "model.safetensors", save(tensors, about | made.header))
     (draft.folder / "trial.json").write_text(config_json(config), encoding="utf-8")
     files = {
         "model.safetensors": f"{len(tensors)} tensors, no code; its header has the configuration and the normalisation",

@@ -60,7 +60,8 @@ def kind_of(name: str) -> Kind:
 
 
 def terms(name: str) -> str:
-    """On which terms the data of a data set are to be had, in a sentence; for data of the user's own that he knows."""
+    """On which terms the data of a data set are to be had, in a sentence. Raises DataError for an unknown one."""
+    kind_of(name)
     module = None if _extra(name) is not None else importlib.import_module(f"{__name__}.{name}")
     return getattr(module, "TERMS", f"{name} is data of your own, or from outside raybench: you know their terms.")
 

@@ -23,6 +23,7 @@ SIDE = 64
 STEP = 32
 TRAINING_ROWS = 320
 """Of each photo's 427."""
+TERMS = "The two photos are those of scikit-learn's load_sample_images, which are CC BY; it names their authors."
 
 
 def load_source(_request: Request, _data_root: Path, _download: bool) -> Source:

@@ -3,6 +3,7 @@ seconds."""
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import urllib.error
@@ -21,6 +22,8 @@ from raybench.models import weights
 NETWORK_TIMEOUT_S = 3.0
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 """Of a weight file in a folder of the user's, in the order in which they are looked for."""
+OF_PUBLISHED = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes", "url", "hf_hub_id")
+"""Of timm's description of weights: whose they are."""
 
 
 def exists(name: str) -> bool:
@@ -179,6 +182,12 @@ def write_local(
         save_for_hf(module, str(folder), {"label_names": list(classes)}, safe_serialization=True, data_config=about)
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"timm cannot describe this model ({error})") from error
+    # What it says of the weights that timm has under that name is not true of these.
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in OF_PUBLISHED:
+        config["pretrained_cfg"].pop(key, None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_local(folder: Path) -> nn.Module:

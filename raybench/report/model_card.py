@@ -174,8 +174,9 @@ class Card:
         if teacher is not None:
             distillation = self.config.distillation
             scored = row.get("teacher_test_top1")
+            softness = "" if "distillation.tau" in self.config.inert() else f", tau {distillation.tau:g}"
             yield (
-                f"Distilled ({distillation.type}, alpha {distillation.alpha:g}, tau {distillation.tau:g}) from the "
+                f"Distilled ({distillation.type}, alpha {distillation.alpha:g}{softness}) from the "
                 f"teacher {teacher.name} (weights {_place(teacher.weights)}, prepare {teacher.prepare})"
                 + (f", itself {scored:.2f} % top-1 on the test set." if scored is not None else ".")
             )

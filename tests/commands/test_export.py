@@ -156,6 +156,8 @@ def test_timm_loads_a_timm_model_and_it_answers_the_same(
         torch.testing.assert_close(model(images), answer, rtol=1e-5, atol=1e-5)
     config = json.loads((out / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [1, 8, 8]
+    assert "in1k" not in json.dumps(config)  # these are not the weights that timm has under that name
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == (out / "README.md").stat().st_mode & 0o777
     assert yaml.safe_load((out / "README.md").read_text().split("---")[1])["library_name"] == "timm"
     # And as weights of the plain architecture.
     options: dict[str, Any] = {**trial(kind).model.options, "checkpoint_path": out / "model.safetensors"}
