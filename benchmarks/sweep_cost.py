@@ -30,6 +30,7 @@ from benchmarks.view_accuracy import run_one
 from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
+from raybench.training.ingredients import as_planned
 from raybench.training.preparation import ensure_teacher, teacher_folder
 from raybench.training.recorder import Setup
 
@@ -84,7 +85,7 @@ class Sweeps:
 
     def with_cache(self) -> None:
         """Ten trials with a teacher, of whose logits nothing is there yet."""
-        for logits in teacher_folder(self.trial(0.5, 0.01)).glob("logits-*"):
+        for logits in teacher_folder(as_planned(self.trial(0.5, 0.01), self.setup)).glob("logits-*"):
             logits.rename(self.folder / f"logits-{self.turn}")
         self.run([self.trial(alpha, lr) for alpha, lr in product(ALPHAS, RATES)])
 

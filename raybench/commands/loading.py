@@ -86,7 +86,7 @@ def load(asked: Asked) -> Sweep:
         _check_writable(store)
     # torch comes with this, seconds after everything that can be said without it has been said.
     checked, here = _checked(plan, asked, folder, unlent)
-    config = config.model_copy(update={"fingerprints": checked.fingerprints})
+    config = config.model_copy(update={"fingerprints": checked.fingerprints, "digests": checked.digests})
     sweep = Sweep(
         config=config,
         why_preset=why,

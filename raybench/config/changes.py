@@ -13,13 +13,14 @@ from raybench.config.document import MAX_BYTES, parse, problem_of
 from raybench.config.faults import brief, messages, printable
 from raybench.config.keys import get
 from raybench.config.overrides import is_trial_key
-from raybench.config.plan import Plan, first_values, outside, trial_at
+from raybench.config.plan import Plan, first_values, outside, trial_at, weights_key
 from raybench.config.sweep import SweepConfig
 from raybench.errors import ConfigError
 
-UNSAID = {"name", "question", "assumed", "preset", "places", "base", "factors", "fingerprints", "codes"}
+UNSAID = {"name", "question", "assumed", "preset", "places", "base", "factors", "fingerprints", "codes", "digests"}
 """What decides nothing, and what is compared in its own way."""
 CODE = "code of "
+WEIGHTS = "weights of "
 LOOKED_AT = 200
 """Settings of a plan that are tried to tell whether a changed key makes others of them."""
 
@@ -47,8 +48,8 @@ class Change:
     """One key that differs."""
 
     key: str
-    """As the command line takes it, such as `schedule.epochs`; or `data of NAME`, whose values are fingerprints, or
-    `code of model NAME`."""
+    """As the command line takes it, such as `schedule.epochs`; or `data of NAME`, whose values are fingerprints,
+    `code of model NAME`, or `weights of NAME PATH`, whose values are digests."""
     before: Value
     now: Value
 
@@ -87,10 +88,10 @@ def changes(before: SweepConfig, now: SweepConfig) -> list[Change]:
         if before.fingerprints[name] != now.fingerprints[name]:
             old, new = (Value("fixed", sweep.fingerprints[name]) for sweep in (before, now))
             found.append(Change(f"data of {name}", old, new))
-    for name in before.codes.keys() & now.codes.keys():
-        if before.codes[name] != now.codes[name]:
-            old, new = (Value("fixed", sweep.codes[name]) for sweep in (before, now))
-            found.append(Change(f"{CODE}{name}", old, new))
+    for what, olds, news in ((CODE, before.codes, now.codes), (WEIGHTS, before.digests, now.digests)):
+        for name in olds.keys() & news.keys():
+            if olds[name] != news[name]:
+                found.append(Change(f"{what}{name}", Value("fixed", olds[name]), Value("fixed", news[name])))
     trials = _example(before), _example(now)
     for key in dict.fromkeys([*_axes(before), *_axes(now)]):
         old = _axes(before).get(key) or Value("fixed", get(trials[0], key))
@@ -117,6 +118,9 @@ def makes_other_trials(change: Change, before: Plan) -> bool:
         return any(trial.dataset.data_key == data for _, trial in trials)
     if change.key.startswith(CODE):
         return change.key.removeprefix(CODE) in outside(trial for _, trial in trials)
+    if change.key.startswith(WEIGHTS):
+        models = [model for _, trial in trials for model in (trial.model, trial.distillation.teacher) if model]
+        return any(model.from_file and weights_key(model) == change.key.removeprefix(WEIGHTS) for model in models)
     if change.key == "seeds":
         return _replaced(change.before.value, change.now.value)
     if not is_trial_key(change.key):
@@ -139,11 +143,13 @@ def _replaced(before: list[Any], now: list[Any]) -> bool:
 
 
 def _example(sweep: SweepConfig) -> dict[str, Any]:
-    """Some trial of the sweep, whole; its seed, its data's fingerprint and code from outside stand elsewhere."""
+    """Some trial of the sweep, whole; its seed, and what its data, files and code from outside are, stand elsewhere."""
     point = {key: values[0] for key, values in sweep.factors.items()}
     content = trial_at(sweep, point | first_values(sweep)).model_dump(mode="json")
-    del content["seed"], content["dataset"]["fingerprint"], content["model"]["code"], content["distillation"]["code"]
-    (content["distillation"]["teacher"] or {}).pop("code", None)
+    del content["seed"], content["dataset"]["fingerprint"], content["distillation"]["code"]
+    for model in (content["model"], content["distillation"]["teacher"] or {}):
+        model.pop("code", None)
+        model.pop("digest", None)
     return content
 
 

@@ -207,21 +207,29 @@ def example_trials(plan: Plan) -> Iterator[TrialConfig]:
 
 
 def _identified(trial: TrialConfig, sweep: SweepConfig) -> TrialConfig:
-    """The trial with what its data and the code from outside are, as far as the sweep knows."""
+    """The trial with what its data, weight files and the code from outside are, as far as the sweep knows."""
     changed: dict[str, Any] = {}
     fingerprint = trial.dataset.fingerprint or sweep.fingerprints.get(trial.dataset.data_key, "")
     if fingerprint != trial.dataset.fingerprint:
         changed["dataset"] = trial.dataset.model_copy(update={"fingerprint": fingerprint})
-    if sweep.codes:
+    if sweep.codes or sweep.digests:
         distillation = trial.distillation
         of_loss = distillation.code or sweep.codes.get(f"loss {distillation.type}", "")
-        own = {"code": of_loss, "teacher": _with_code(distillation.teacher, sweep) if distillation.teacher else None}
-        changed |= {"model": _with_code(trial.model, sweep), "distillation": distillation.model_copy(update=own)}
+        own = {"code": of_loss, "teacher": _told(distillation.teacher, sweep) if distillation.teacher else None}
+        changed |= {"model": _told(trial.model, sweep), "distillation": distillation.model_copy(update=own)}
     return trial.model_copy(update=changed) if changed else trial
 
 
-def _with_code(model: OfModel, sweep: SweepConfig) -> OfModel:
-    return model.model_copy(update={"code": model.code or sweep.codes.get(f"model {model.name}", "")})
+def _told(model: OfModel, sweep: SweepConfig) -> OfModel:
+    """The model with the identity of its code and of its weight file."""
+    code = model.code or sweep.codes.get(f"model {model.name}", "")
+    digest = model.digest or sweep.digests.get(weights_key(model), "")
+    return model.model_copy(update={"code": code, "digest": digest})
+
+
+def weights_key(model: ModelConfig) -> str:
+    """Key of `SweepConfig.digests`."""
+    return f"{model.name} {model.weights}"
 
 
 def outside(trials: Iterable[TrialConfig]) -> dict[str, str]:
@@ -271,8 +279,8 @@ def _value(trial: TrialConfig, key: str, apart: Sequence[str]) -> Any:
     if not isinstance(value, dict) or key.endswith(".options"):
         return value
     content = trial.model_dump(mode="json", exclude_defaults=True)
-    # The name says which model or kind it is; its code only tells trials apart.
-    for other in (*apart, f"{key}.code"):
+    # The name says which model or kind it is; its code and its weights' digest only tell trials apart.
+    for other in (*apart, f"{key}.code", f"{key}.digest"):
         section, _, last = other.rpartition(".")
         (get(content, section) or {}).pop(last, None)
     return get(content, key) or {}

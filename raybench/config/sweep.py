@@ -233,6 +233,8 @@ class SweepConfig(Section):
     codes: dict[str, str] = {}
     """`model NAME` or `loss NAME` from outside the repository -> identity of its code; part of the identity of every
     trial that uses it."""
+    digests: dict[str, str] = {}
+    """`NAME WEIGHTS` of a model -> digest of the weight file, known once it was seen; see `ModelConfig.digest`."""
 
     places: dict[str, str] = Field(default={}, exclude=True)
     """Dotted key -> where it was set (`command line`, or file and line), for errors found later."""
@@ -272,6 +274,6 @@ class SweepConfig(Section):
 TOP_KEYS = tuple(
     name
     for name in SweepConfig.model_fields
-    if name not in ("name", "question", "preset", "fingerprints", "codes", "places")
+    if name not in ("name", "question", "preset", "fingerprints", "codes", "digests", "places")
 )
 """What a sweep file may hold beside `presets`, and a preset too."""

@@ -96,6 +96,9 @@ class ModelConfig(Section):
     """`none` (from scratch), `pretrained` (those published for the name), the path of a file, or {sweep, trial}: those
     a trial of another sweep has kept, `trial` being its 12 digits or `best` on validation (kept as `sweep:NAME/TRIAL`).
     """
+    digest: str = ""
+    """First 12 hex digits of the SHA-256 of the weight file; filled in by the plan, so that another file under the name
+    of `weights: PATH` is another trial. Weights that are named otherwise keep the identity of their name."""
     image_size: PositiveInt | None = None
     """Side in pixels to which views are resized for this model; none takes the data set's."""
     options: dict[str, Option] = {}
@@ -116,6 +119,11 @@ class ModelConfig(Section):
         if value.keys() - {"sweep", "trial"} or not isinstance(sweep, str) or not isinstance(trial, str):
             raise ValueError("must be none, pretrained, the path of a file, or {sweep: NAME, trial: best | 12 digits}")
         return f"{OF_A_SWEEP}{sweep}/{trial}"
+
+    @property
+    def from_file(self) -> bool:
+        """Whether `weights` is the path of a file."""
+        return self.weights not in ("none", "pretrained") and self.of_sweep is None
 
     @property
     def of_sweep(self) -> tuple[str, str] | None:
@@ -350,10 +358,15 @@ class TrialConfig(Section):
     def _deciding(self) -> dict[str, Any]:
         """What decides this trial's numbers and differs from its default."""
         content = self._canonical.model_dump(mode="json", exclude_defaults=True)
-        for section in (content["model"], content["distillation"].get("teacher", {})):
+        for model in (self.model, self._canonical.distillation.teacher):
+            if model is None:
+                continue
+            section = content["model"] if model is self.model else content["distillation"]["teacher"]
             # A path says where a file lies, and a sweep's name where a trial's are; neither which weights they are.
-            if section.get("weights", "none") not in ("none", "pretrained"):
-                section["weights"] = Path(section["weights"]).name
+            if model.weights not in ("none", "pretrained"):
+                section["weights"] = Path(model.weights).name
+            if not model.from_file:
+                section.pop("digest", None)
         dataset = content["dataset"]
         for key in ("path", "test_path", "label_column", "decode_size"):
             if key in dataset and self.dataset.fingerprint:

@@ -115,13 +115,17 @@ def _key(source: Source, known: Path) -> str:
     if source.root is not None:
         parts.append(_tree_hash(source.root, source.files, known))
     else:
-        parts += [f"{path.name} {_file_hash(path, known)}" for path in source.files]
+        parts += [f"{path.name} {file_hash(path, known)}" for path in source.files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _file_hash(path: Path, known: Path) -> str:
-    """SHA-256 of a file's content, remembered for as long as path, size and time of change stay the same."""
+def file_hash(path: Path, known: Path) -> str:
+    """SHA-256 of a file's content, remembered in the folder `known` while path, size and time of change stay the same.
+
+    Raises DataError where it cannot be read, OSError where that cannot be remembered.
+    """
     path = path.absolute()
+    known.mkdir(parents=True, exist_ok=True)
     note = known / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     try:
         state = path.stat()

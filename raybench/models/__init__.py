@@ -7,6 +7,7 @@ from raybench.models.builder import (
     check_weights,
     count_parameters,
     head_parameters,
+    weight_file,
     weights_available,
 )
 from raybench.models.registry import exists, names, nearest
@@ -21,5 +22,6 @@ __all__ = [
     "head_parameters",
     "names",
     "nearest",
+    "weight_file",
     "weights_available",
 ]

@@ -143,6 +143,18 @@ def weights_available(config: ModelConfig, weights_root: Path | None = None) -> 
         weights.check_published_hash(weights.find_file(config.weights, weights_root))
 
 
+def weight_file(config: ModelConfig, weights_root: Path | None = None) -> Path | None:
+    """The file from which a model's weights are read; none from scratch, and where timm keeps what it fetches by name.
+
+    Raises WeightsError where it is absent.
+    """
+    if config.weights == "none":
+        return None
+    if config.weights == "pretrained" and config.name not in registry.names():
+        return timm_models.local_file(config.name, weights_root)
+    return _own_file(config, weights_root)
+
+
 def check_weights(config: ModelConfig, module: nn.Module, weights_root: Path | None = None) -> None:
     """Raise WeightsError where the weights of a configuration are absent, refused, or would not load into `module`.
 

@@ -16,7 +16,7 @@ from raybench.config.faults import no_such_key
 from raybench.config.keys import get
 from raybench.config.plan import Cell, Setting, cell_factors, label
 from raybench.config.recorded import PREFIX, recorded_trial
-from raybench.config.trial import TrialConfig, trial_keys
+from raybench.config.trial import ModelConfig, TrialConfig, trial_keys
 from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 
@@ -197,14 +197,23 @@ def _differing(rows: pl.DataFrame, read: Read) -> list[str]:
 
 
 def _follows_name(key: str, trials: Sequence[TrialConfig]) -> bool:
-    """Whether a key is the code of a model or kind from outside that had the same code in all trials."""
+    """Whether a key is the code of a model or kind, or the digest of a weight file, that was the same in all trials."""
     section, _, last = key.rpartition(".")
-    if last != "code":
+    if last not in ("code", "digest"):
         return False
     flats = [trial.flat() for trial in trials]
+    if last == "digest":
+        # Only a file named by its path is told apart by its content.
+        flats = [flat for flat in flats if flat.get(key) and _from_file(flat.get(f"{section}.weights"))]
+        pairs = {(flat[f"{section}.weights"], flat[key]) for flat in flats}
+        return len(pairs) == len({named for named, _ in pairs})
     name = f"{section}.type" if section == "distillation" else f"{section}.name"
     pairs = {(flat.get(name), flat[key]) for flat in flats if flat.get(key) is not None}
     return len(pairs) == len({named for named, _ in pairs})
+
+
+def _from_file(weights: Any) -> bool:
+    return ModelConfig(name="any", weights=weights or "none").from_file
 
 
 def _named(by: Sequence[str], differing: Sequence[str], axes: Axes) -> list[str]:

@@ -35,8 +35,11 @@ COLUMNS = {
 SAID_BY_POPULATION = frozenset(COLUMNS.values()) - {f"config/{TRAIN_SIZE}"} | {
     f"config/dataset.{name}" for name in ("fingerprint", "path", "test_path")
 }
-CODES = frozenset(f"config/{section}.code" for section in ("model", "distillation", "distillation.teacher"))
-"""Identities of code from outside the repository: they tell settings apart and are no hyperparameters."""
+CODES = frozenset(f"config/{section}.code" for section in ("model", "distillation", "distillation.teacher")) | {
+    f"config/{section}.digest" for section in ("model", "distillation.teacher")
+}
+"""Identities of code from outside the repository and of weight files: they tell settings apart and are no
+hyperparameters."""
 SPEEDS = frozenset({"infer_samples_per_sec", "train_samples_per_sec", "train_time"})
 """Metrics that are only comparable on one device."""
 

@@ -10,9 +10,10 @@ import torch
 from raybench.config.folders import cache_root
 from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.data import ImageData, Request, load
+from raybench.data.cache import file_hash
 from raybench.data.splits import Split, split
 from raybench.errors import DataError, WeightsError
-from raybench.models import BuiltModel, build
+from raybench.models import BuiltModel, build, weight_file
 from raybench.results.storage import local_copy
 from raybench.training.batches import PlainImages, TrainingImages, plain_size
 from raybench.training.device import Device
@@ -68,8 +69,54 @@ def weights_root(setup: Setup) -> Path | None:
 def located(config: ModelConfig, setup: Setup) -> ModelConfig:
     """The model with the path of the weights that a trial of another sweep has kept, where it asks for them.
 
-    Raises WeightsError when they are not there.
+    Raises WeightsError when they are not there, and where a weight file is not the one the plan was made with.
     """
+    found = _lent(config, setup)
+    if config.digest and (here := _digest(found, setup)) and here != config.digest:
+        raise WeightsError(
+            f"{config.weights}: not the weights of {config.name} of the plan (SHA-256 {here} here, planned "
+            f"{config.digest}); run the command again to plan on them"
+        )
+    return found
+
+
+def weights_digest(config: ModelConfig, setup: Setup) -> str:
+    """First 12 hex digits of the SHA-256 of a model's weight file; empty from scratch and where timm fetches it.
+
+    Raises WeightsError where it is absent or cannot be read.
+    """
+    return _digest(_lent(config, setup), setup)
+
+
+def as_planned(config: TrialConfig, setup: Setup) -> TrialConfig:
+    """A trial made by hand, with the identity of its data and its teacher's weight file, as a plan fills them in.
+
+    A file that is not there is left to whoever reads it.
+    """
+    if not config.dataset.fingerprint:
+        dataset = config.dataset.model_copy(update={"fingerprint": load_data(config.dataset, setup).fingerprint})
+        config = config.model_copy(update={"dataset": dataset})
+    teacher = config.distillation.teacher
+    if teacher is None or teacher.digest:
+        return config
+    try:
+        digest = weights_digest(teacher, setup)
+    except WeightsError:
+        return config
+    told = config.distillation.model_copy(update={"teacher": teacher.model_copy(update={"digest": digest})})
+    return config.model_copy(update={"distillation": told}) if digest else config
+
+
+def _digest(found: ModelConfig, setup: Setup) -> str:
+    if (path := weight_file(found, weights_root(setup))) is None:
+        return ""
+    try:
+        return file_hash(path, cache_root() / "hashes")[:12]
+    except (DataError, OSError) as error:
+        raise WeightsError(str(error)) from error
+
+
+def _lent(config: ModelConfig, setup: Setup) -> ModelConfig:
     if config.of_sweep is None:
         return config
     sweep, trial = config.of_sweep

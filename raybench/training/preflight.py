@@ -10,14 +10,14 @@ from typing import Any
 from torch import nn
 
 from raybench.config.names import nearest
-from raybench.config.plan import Plan, example_trials, show
+from raybench.config.plan import Plan, example_trials, show, weights_key
 from raybench.config.trial import ModelConfig, TrialConfig
 from raybench.data.views import endless
 from raybench.errors import ConfigError, DataError, RaybenchError
 from raybench.models import check_weights, count_parameters, weights_available
 from raybench.models.ci2p import FROZEN_ENCODERS
 from raybench.training.batches import views_of
-from raybench.training.ingredients import located, weights_root
+from raybench.training.ingredients import located, weights_digest, weights_root
 from raybench.training.kinds import MODULES, kind_of, metric_names
 from raybench.training.recorder import Setup
 
@@ -33,10 +33,12 @@ class Look:
 
     parameters: int | None = None
     """With this sweep's number of classes; none where it cannot be built."""
-    unbuilt: str = ""
-    """Why not, in words; empty where it can."""
     misfit: str = ""
     """What is wrong with its weights."""
+    unbuilt: str = ""
+    """Why it cannot be built, in words; empty where it can."""
+    digest: str = ""
+    """Of its weight file."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Checked:
     teachers: dict[str, int] = field(default_factory=dict)
     unlent: Mapping[str, str] = field(default_factory=dict)
     """Weights that no trial has yet, and of which nothing could be learned -> that in words."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """As `SweepConfig.digests`."""
     looks: dict[str, Look] = field(default_factory=dict)
     """Each distinct model with its weights, at the data set's size: it is looked at once, however many trials share it.
     """
@@ -200,11 +204,11 @@ def _latents(trial: TrialConfig, faults: Faults, where: Where) -> None:
 
 
 def _told_apart(trials: list[TrialConfig], faults: Faults, where: Where) -> None:
-    """Weight files count by their name in a trial's identity, so two of one name would be the same trial."""
+    """Weight files go by their name in tables, where two of one name would look like one."""
     named: dict[str, set[str]] = {}
     for trial in trials:
         for _, model in _models(trial):
-            if model.weights not in ("none", "pretrained") and model.of_sweep is None:
+            if model.from_file:
                 named.setdefault(Path(model.weights).name, set()).add(model.weights)
     for name, paths in named.items():
         if len(paths) > 1:
@@ -242,6 +246,8 @@ def _model(
         faults[f"{where(f'{key}.name')}: {key}: {look.unbuilt}"] = False
     if look.misfit and model.weights not in checked.unlent:
         faults[f"{where(f'{key}.weights')}: {key}.weights = {show(model.weights)}: {look.misfit}"] = False
+    if look.digest:
+        checked.digests[weights_key(model)] = look.digest
     if look.parameters is not None:
         counted = checked.students if key == "model" else checked.teachers
         counted[model.name] = look.parameters
@@ -257,7 +263,8 @@ def _look(model: ModelConfig, trial: TrialConfig, data: Any, setup: Setup) -> Lo
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         why = f"{model.name} cannot be built for {trial.dataset.name}: {text}"
         return Look(unbuilt=why, misfit=_misfit(model, None, setup))
-    return Look(count_parameters(module), misfit=_misfit(model, module, setup))
+    misfit = _misfit(model, module, setup)
+    return Look(count_parameters(module), misfit, digest="" if misfit else weights_digest(model, setup))
 
 
 def _misfit(model: ModelConfig, module: nn.Module | None, setup: Setup) -> str:

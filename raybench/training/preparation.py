@@ -37,7 +37,7 @@ from raybench.results.depot import depot
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device, out_of_memory, where_computed, workers
-from raybench.training.ingredients import gather, load_data, make_model, scored_images
+from raybench.training.ingredients import as_planned, gather, load_data, make_model, scored_images
 from raybench.training.limits import Limits
 from raybench.training.loop import Epoch, Run, evaluate, signed, train
 from raybench.training.recorder import Setup
@@ -63,11 +63,16 @@ class TeacherWanted:
 
 
 def teacher_key(config: TrialConfig) -> str:
-    """Identity of a prepared teacher: its own trial, and how it is prepared."""
+    """Identity of a prepared teacher: its own trial, its weight file, and how it is prepared.
+
+    Of a trial `as_planned`: its data and that file are told by what they hold.
+    """
     own, teacher = config.teacher_trial(), config.canonical().distillation.teacher
     assert own is not None
     assert teacher is not None
-    return cache_key(trial=own.trial_id, prepare=teacher.prepare)
+    # Its own identity holds the digest of a file named by its path, not of one found by its published name.
+    weights = {"weights": teacher.digest} if teacher.digest and not teacher.from_file else {}
+    return cache_key(trial=own.trial_id, prepare=teacher.prepare, **weights)
 
 
 def teacher_folder(config: TrialConfig) -> Path:
@@ -82,6 +87,7 @@ def ensure_teacher(
 
     `check` is called in every step.
     """
+    config = as_planned(config, setup)
     folder = teacher_folder(config)
     if (record := _ready(folder)) is not None and _agreed(folder):
         return record
@@ -223,6 +229,7 @@ def _train(run: Run, checkpoints: Checkpoints, say: Progress) -> None:
 
 def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
     """The prepared teacher of a trial as a frozen model."""
+    config = as_planned(config, setup)
     teacher = config.canonical().distillation.teacher
     assert teacher is not None
     own = config.teacher_trial()
@@ -246,7 +253,7 @@ class Logits:
     """
 
     def __init__(self, config: TrialConfig, setup: Setup, device: Device) -> None:
-        self.config, self.setup, self.device = config, setup, device
+        self.config, self.setup, self.device = (config := as_planned(config, setup)), setup, device
         self._data = load_data(config.dataset, setup)
         parts = split(self._data.train_labels, config.dataset.val_size, "all")
         self._everything = parts.train
@@ -335,6 +342,7 @@ def _share_logits(folder: Path) -> None:
 
 def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | None:
     """The record of a teacher that has all it needs on this machine's CPU, its logits too if prefilled; else none."""
+    config = as_planned(config, setup)
     record = _ready(teacher_folder(config))
     if record is None or config.distillation.cache != "prefill":
         return record

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raybench.config.keys import get
-from raybench.config.plan import Cell, Plan, label, make_plan, short_key, show
+from raybench.config.plan import Cell, Plan, label, make_plan, short_key, show, trial_at
 from raybench.config.space import draw
 from raybench.config.sweep import SweepConfig
 from raybench.config.trial import TrialConfig
@@ -40,6 +40,18 @@ def labels(found: Plan) -> dict[str, str | None]:
 
 def ids(cell: Cell) -> list[str]:
     return [trial.trial_id for setting in cell.settings for trial in setting.trials]
+
+
+def test_a_plan_fills_in_what_weight_files_hold() -> None:
+    teacher = {"name": "resnet8", "weights": "t.pt"}
+    base = {"dataset": {"name": "digits"}, "model": {"name": "resnet8", "weights": "s.pt"}}
+    config = sweep(base | {"distillation": {"type": "soft", "teacher": teacher}})
+    known = config.model_copy(update={"digests": {"resnet8 t.pt": "a" * 12, "resnet8 s.pt": "b" * 12}})
+    trial = trial_at(known, {})
+    assert trial.model.digest == "b" * 12
+    assert trial.distillation.teacher is not None
+    assert trial.distillation.teacher.digest == "a" * 12
+    assert trial.trial_id != trial_at(config, {}).trial_id
 
 
 def test_the_full_grid_with_the_student_alone_once_for_each_size() -> None:

@@ -128,6 +128,18 @@ def test_paths_do_not_count_and_file_names_do() -> None:
     assert first.trial_id == second.trial_id != soft().trial_id
 
 
+def test_what_a_file_named_by_its_path_holds_counts_and_of_others_their_name() -> None:
+    def ids(weights: object) -> set[str]:
+        student = [make(model={"name": "resnet8", "weights": weights, "digest": each}) for each in ("", "a" * 12)]
+        taught = [soft(distillation__teacher=TEACHER | {"weights": weights, "digest": each}) for each in ("", "a" * 12)]
+        assert len({trial.setting_id for trial in student}) == len({trial.trial_id for trial in student})
+        return {trial.trial_id for trial in (*student, *taught)}
+
+    assert len(ids("some.pt")) == 4
+    for named in ("none", "pretrained", {"sweep": "ci2p_codec", "trial": "0123456789ab"}):
+        assert len(ids(named)) == 2
+
+
 def test_where_data_lie_does_not_count_once_their_fingerprint_is_known() -> None:
     def photos(**dataset: Any) -> TrialConfig:
         return make(dataset={"name": "image_folder", "path": "/a/x.zip", "image_size": 224} | dataset)

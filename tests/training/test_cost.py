@@ -8,6 +8,7 @@ import pytest
 
 from raybench.config.trial import TrialConfig
 from raybench.training.cost import HAND_OVER_S, TRIAL_OVERHEAD_S, Estimator, Speed
+from raybench.training.ingredients import as_planned
 from raybench.training.preparation import TeacherWanted, ensure_teacher
 from raybench.training.recorder import Setup
 
@@ -71,7 +72,7 @@ def test_a_teacher_costs_its_training_on_everything_and_its_logits() -> None:
 
 
 def test_a_teacher_in_the_cache_costs_its_logits_only() -> None:
-    trial = config(prepare="none")
+    trial = as_planned(config(prepare="none"), Setup())
     ensure_teacher(trial, Setup())
     assert timed().teacher_s(TeacherWanted(trial, 200)) == pytest.approx(200 * 4 * 0.002)
 

@@ -11,6 +11,7 @@ from raybench.config.trial import TrialConfig
 from raybench.distillation.cache import ViewCache
 from raybench.distillation.teacher import TeacherRecord
 from raybench.training import preparation
+from raybench.training.ingredients import as_planned
 from raybench.training.preparation import (
     LOGITS,
     WEIGHTS,
@@ -31,6 +32,11 @@ TRIAL = TrialConfig.model_validate(
         "distillation": {"type": "soft", "teacher": {"name": "resnet8", "prepare": "none"}},
     }
 )
+
+
+def planned() -> TrialConfig:
+    """The trial as a plan knows it, whose teacher has its name from what the data are."""
+    return as_planned(TRIAL, SETUP)
 
 
 class Machines:
@@ -55,7 +61,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machines:
 
 def content() -> dict[str, bytes]:
     """The teacher's files on this machine."""
-    folder = teacher_folder(TRIAL)
+    folder = teacher_folder(planned())
     (logits,) = folder.glob("logits-*")
     files = [folder / WEIGHTS, *(logits / name for name in LOGITS)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -65,7 +71,7 @@ def test_a_teacher_is_prepared_on_one_machine_and_copied_by_the_others(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machines.be("first")
-    assert find_teacher(TRIAL) is None
+    assert find_teacher(planned()) is None
     record = prepare_teacher(TRIAL, SETUP, IMAGES)
     made = content()
 
@@ -74,7 +80,7 @@ def test_a_teacher_is_prepared_on_one_machine_and_copied_by_the_others(
         patch.setattr(preparation, "_prepare", lambda *_: pytest.fail("prepared again"))
         patch.setattr(preparation.Logits, "_make", lambda *_: pytest.fail("computed again"))
         patch.setattr(ViewCache, "verify", lambda *_: None)  # which computes a part again, to compare
-        assert find_teacher(TRIAL) == record
+        assert find_teacher(planned()) == record
         assert prepare_teacher(TRIAL, SETUP, IMAGES) == record
     assert content() == made
 
@@ -84,7 +90,7 @@ def test_what_was_copied_is_compared_with_what_the_teacher_says(machines: Machin
     prepare_teacher(TRIAL, SETUP, IMAGES)
     machines.be("second")
     prepare_teacher(TRIAL, SETUP, IMAGES)
-    (logits,) = teacher_folder(TRIAL).glob("logits-*")
+    (logits,) = teacher_folder(planned()).glob("logits-*")
     assert (logits / "verified.json").exists()
 
 
@@ -93,7 +99,7 @@ def test_all_machines_take_the_teacher_that_was_brought_first(
 ) -> None:
     machines.be("second", alone=True)
     own = ensure_teacher(TRIAL, SETUP)
-    before = (teacher_folder(TRIAL) / WEIGHTS).read_bytes()
+    before = (teacher_folder(planned()) / WEIGHTS).read_bytes()
 
     machines.be("first")
     with monkeypatch.context() as patch:
@@ -107,13 +113,13 @@ def test_all_machines_take_the_teacher_that_was_brought_first(
 
         patch.setattr(preparation, "_save_weights", otherwise)
         record = ensure_teacher(TRIAL, SETUP)
-    brought = (teacher_folder(TRIAL) / WEIGHTS).read_bytes()
+    brought = (teacher_folder(planned()) / WEIGHTS).read_bytes()
     assert brought != before
 
     machines.be("second")
     assert ensure_teacher(TRIAL, SETUP) == record
-    assert (teacher_folder(TRIAL) / WEIGHTS).read_bytes() == brought
-    assert TeacherRecord.load(teacher_folder(TRIAL)) != own  # its times, at the least, were others
+    assert (teacher_folder(planned()) / WEIGHTS).read_bytes() == brought
+    assert TeacherRecord.load(teacher_folder(planned())) != own  # its times, at the least, were others
 
 
 def test_a_machine_that_has_a_teacher_already_brings_it(machines: Machines) -> None:
@@ -122,4 +128,4 @@ def test_a_machine_that_has_a_teacher_already_brings_it(machines: Machines) -> N
     machines.be("first")
     assert ensure_teacher(TRIAL, SETUP) == record
     machines.be("second")
-    assert find_teacher(TRIAL) == record
+    assert find_teacher(planned()) == record

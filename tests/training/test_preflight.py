@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import sys
@@ -243,6 +244,9 @@ def test_weights_that_load_are_let_through(tmp_path: Path, end: str) -> None:
     found = checked(plan(factors={"model": names}, distillation=teacher(name="resnet8", weights=own)), tmp_path)
     assert set(found.students) == {"resnet8", "vit_tiny_patch16_224"}
     assert set(found.teachers) == {"resnet8"}
+    held = {name: hashlib.sha256(Path(name.split()[1]).read_bytes()).hexdigest()[:12] for name in found.digests}
+    assert found.digests == held
+    assert set(held) == {f"resnet8 {own}", f"vit_tiny_patch16_224 {timm}"}
 
 
 @pytest.mark.parametrize("end", ["safetensors", "pt"])

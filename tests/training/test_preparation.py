@@ -20,11 +20,11 @@ from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.data.splits import split
 from raybench.distillation.teacher import Teacher, TeacherRecord
-from raybench.errors import RaybenchError
+from raybench.errors import RaybenchError, WeightsError
 from raybench.training import preparation
 from raybench.training.batches import Batch, TrainingImages
 from raybench.training.device import Device
-from raybench.training.ingredients import gather
+from raybench.training.ingredients import as_planned, gather
 from raybench.training.loop import Run
 from raybench.training.preparation import (
     Logits,
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def config(prepare: str = "finetune", teacher: dict[str, Any] | None = None, **dataset: Any) -> TrialConfig:
     """A distilled trial with a ResNet-8 for a teacher."""
     given = {"name": "resnet8", "prepare": prepare, "epochs": 2, "optimizer": {"lr": 0.05}, "batch_size": 64}
-    return TrialConfig.model_validate(
+    trial = TrialConfig.model_validate(
         {
             "dataset": {
                 "name": "digits",
@@ -64,6 +64,7 @@ def config(prepare: str = "finetune", teacher: dict[str, Any] | None = None, **d
             "distillation": {"type": "soft", "teacher": given | (teacher or {})},
         }
     )
+    return as_planned(trial, SETUP)
 
 
 def weights(trial: TrialConfig) -> dict[str, Tensor]:
@@ -312,6 +313,45 @@ def test_weights_named_by_a_path_are_needed_for_the_preparation_only(tmp_path: P
     views = torch.from_numpy(load("digits").test_images[:20].copy())
     mine, theirs = (load_teacher(each, SETUP, CPU).logits(views) for each in (trial, source))
     assert torch.equal(mine, theirs)
+
+
+def test_a_weight_file_that_is_replaced_is_another_teacher(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    given = []
+    for seed in (8, 9):
+        source = config("none", {"seed": seed})
+        ensure_teacher(source, SETUP)
+        path.write_bytes((teacher_folder(source) / "weights.safetensors").read_bytes())
+        by_hand = with_path(path)
+        ensure_teacher(by_hand, SETUP)
+        given.append((as_planned(by_hand, SETUP), load_teacher(by_hand, SETUP, CPU)))
+    (first, _), (second, _) = given
+    assert teacher_key(first) != teacher_key(second)
+    assert first.trial_id != second.trial_id
+    views = torch.from_numpy(load("digits").test_images[:20].copy())
+    assert not torch.equal(*(teacher.logits(views) for _, teacher in given))
+    with pytest.raises(WeightsError, match="not the weights of resnet8 of the plan"):
+        gather(first.model_copy(update={"model": first.teacher_trial().model}), SETUP, CPU)  # type: ignore[union-attr]
+
+
+def with_path(path: Path) -> TrialConfig:
+    """A trial made by hand whose teacher's weights are a file's."""
+    return TrialConfig.model_validate(
+        {
+            "dataset": {"name": "digits", "val_size": VAL, "train_size": 100},
+            "model": {"name": "resnet8"},
+            "distillation": {
+                "type": "soft",
+                "teacher": {"name": "resnet8", "prepare": "none", "weights": str(path)},
+            },
+        }
+    )
+
+
+def test_a_published_file_that_is_replaced_is_another_teacher_of_the_same_trial() -> None:
+    old, new = (config("none", {"weights": "pretrained", "digest": each * 12}) for each in "ab")
+    assert teacher_key(old) != teacher_key(new)
+    assert old.trial_id == new.trial_id
 
 
 def with_cache(trial: TrialConfig, how: str) -> TrialConfig:
