@@ -162,9 +162,12 @@ class Sweep:
 
     def wanted(self, taught: Sequence[TrialConfig]) -> TeacherWanted:
         """The teacher of trials that share one."""
+        from raybench.distillation.packing import needs_whole
         from raybench.training.preparation import TeacherWanted
 
-        return TeacherWanted(taught[-1], max(self.train_images(trial) for trial in taught))
+        # Logits that are whole do for those that are kept in part, too.
+        example = max(reversed(taught), key=lambda trial: needs_whole(trial.distillation))
+        return TeacherWanted(example, max(self.train_images(trial) for trial in taught))
 
     def train_images(self, trial: TrialConfig) -> int:
         """Images in a trial's training subset."""

@@ -216,6 +216,10 @@ class ViewCache:
         copied = torch.cat([mapped[block, slot] for block, slot in self._wanted(images, slots)]).to(device)
         return lambda positions: self.packing.unpack(copied[positions])
 
+    def part(self, block: int, slot: int) -> Tensor | None:
+        """The rows of a part; none where it is not filled."""
+        return self._decoded(block, slot) if self._marks()[block, slot] else None
+
     def verify(self, compute: Compute, where: str) -> None:
         """Compute a part that is filled again, unless that was done `where` since it was last written to.
 

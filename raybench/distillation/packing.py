@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from raybench.config.trial import DistillationConfig
+
 DENSE_CLASSES = 200
 """Up to so many classes a row is kept whole."""
 SURE = 32
@@ -42,17 +44,18 @@ class Halves:
 class Packing:
     """(B, classes) float16 <-> (B, width) words of 16 bits.
 
-    Up to `DENSE_CLASSES` nothing is lost. Of more, a row holds the `KEPT` largest logits, their classes, and the
-    logarithm of the summed exponentials of all others, who then share it evenly: argmax, the kept logits and, at
-    temperature 1, the probabilities of the kept classes stay what they were.
+    Up to `DENSE_CLASSES`, or where `whole` is asked for, nothing is lost. Of more, a row holds the `KEPT` largest
+    logits, their classes, and the logarithm of the summed exponentials of all others, who then share it evenly: argmax,
+    the kept logits and, at temperature 1, the probabilities of the kept classes stay what they were. At a higher
+    temperature the shape of the rest is most of what is taught, and an even rest is another teacher.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, whole: bool = False) -> None:
         """Raises ValueError for more classes than 16 bits can number."""
         if classes > 2**16:
             raise ValueError(f"{classes} classes: at most {2**16} can be numbered in 16 bits")
         self.classes = classes
-        self.dense = classes <= DENSE_CLASSES
+        self.dense = whole or classes <= DENSE_CLASSES
         self.width = classes if self.dense else 2 * KEPT + 1
 
     def pack(self, logits: Tensor) -> Tensor:
@@ -70,7 +73,8 @@ class Packing:
             return words.view(torch.float16).float()
         numbers = words[:, : KEPT + 1].contiguous().view(torch.float16).float()
         where = words[:, KEPT + 1 :].to(torch.int64) & 0xFFFF
-        each = numbers[:, KEPT:] - math.log(self.classes - KEPT)  # (B, 1)
+        # No more than the last that is kept, above which 16 bits may round it where all are nearly alike.
+        each = (numbers[:, KEPT:] - math.log(self.classes - KEPT)).minimum(numbers[:, KEPT - 1 : KEPT])  # (B, 1)
         return each.repeat(1, self.classes).scatter(1, where, numbers[:, :KEPT])
 
     def apart(self, known: Tensor, again: Tensor) -> float:
@@ -86,6 +90,21 @@ class Packing:
             torch.cat([rows.gather(1, sure), rows.logsumexp(1, keepdim=True)], dim=1) for rows in (known, again)
         ]
         return _apart(everything[0], everything[1])
+
+
+def needs_whole(distillation: DistillationConfig) -> bool:
+    """Whether a trial compares more of its teacher's logits than what `Packing` keeps true of many classes.
+
+    The soft term does at a temperature above 1; of a kind from outside nobody knows.
+    """
+    if distillation.type in ("soft", "both"):
+        return distillation.tau > 1
+    return distillation.type not in ("hard", "none")
+
+
+def packing_of(distillation: DistillationConfig, classes: int) -> Packing:
+    """How the logits are kept that a trial is taught by."""
+    return Packing(classes, whole=needs_whole(distillation))
 
 
 def _apart(known: Tensor, again: Tensor) -> float:

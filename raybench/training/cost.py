@@ -17,7 +17,7 @@ from raybench.config import plugins
 from raybench.config.costs import TrialCost, step_key
 from raybench.config.trial import TrialConfig
 from raybench.data.views import BLOCK
-from raybench.distillation.packing import Packing
+from raybench.distillation.packing import packing_of
 from raybench.errors import ConfigError
 from raybench.training.batches import views_of
 from raybench.training.device import choose_device, out_of_memory
@@ -152,7 +152,7 @@ class Estimator:
             return None
         views, asked_s = views_of(trial.dataset), self._asked_s(trial)
         data = kind_of(trial.task).load(trial.dataset, self.setup.data_root)
-        width = Packing(len(data.classes)).width
+        width = packing_of(trial.distillation, len(data.classes)).width
         mib = -(-wanted.images // BLOCK) * BLOCK * views * width * 2 / 2**20
         return Logits(views, mib, wanted.images * views * asked_s, trained * asked_s)
 

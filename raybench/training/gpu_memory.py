@@ -20,7 +20,7 @@ from torch import Tensor
 from raybench.config.costs import step_key
 from raybench.config.placement import CONTEXT_MIB
 from raybench.config.trial import DistillationConfig, TrialConfig
-from raybench.distillation.packing import Packing
+from raybench.distillation.packing import packing_of
 from raybench.distillation.teacher import Teacher
 from raybench.training.batches import EVERYTHING, Examples, Share, Training
 from raybench.training.device import Device, choose_device, out_of_memory, release_memory
@@ -169,7 +169,9 @@ def few_steps(trial: TrialConfig, setup: Setup, device: Device) -> FewSteps:
         else:
             # The logits of an epoch lie on the device, whatever they say.
             classes = len(load_data(trial.dataset, setup).classes)
-            kept = torch.empty(made.sizes.train, Packing(classes).width, dtype=torch.float16, device=device.device)
+            kept = torch.empty(
+                made.sizes.train, packing_of(wanted, classes).width, dtype=torch.float16, device=device.device
+            )
     run = Run(trial, task, Beginning(made.training), FirstExamples(made.validation), device)
     return FewSteps(run, made.sizes, kept)
 

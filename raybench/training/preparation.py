@@ -26,8 +26,9 @@ from raybench.config.folders import cache_root
 from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
+from raybench.data.views import BLOCK
 from raybench.distillation.cache import Rows, ViewCache, cache_key
-from raybench.distillation.packing import Packing
+from raybench.distillation.packing import KEPT, Packing, packing_of
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
 from raybench.models import count_parameters
@@ -257,10 +258,16 @@ class Logits:
         self._data = load_data(config.dataset, setup)
         parts = split(self._data.train_labels, config.dataset.val_size, "all")
         self._everything = parts.train
-        self.cache = _cache(config, self._data, len(self._everything), device)
+        classes = len(self._data.classes)
+        packing, whole = packing_of(config.distillation, classes), Packing(classes, whole=True)
+        self.cache = _cache(config, self._data, len(self._everything), device, packing)
+        self._whole: ViewCache | None = None
+        """Where the same logits may be whole, of which those that are kept in part are made without the teacher."""
+        if not packing.dense and logits_folder(config, self._data, device, whole).is_dir():
+            self._whole = _cache(config, self._data, len(self._everything), device, whole)
         self._made: tuple[TrainingImages, Teacher] | None = None
         self._making = threading.Lock()
-        self.cache.verify(self._compute, where_computed(device))
+        self.cache.verify(self._asked, where_computed(device))
 
     def fill(self, images: int, check: Callable[[], None] = lambda: None) -> None:
         """Compute what is missing for the first `images` training images. `check` is called before each part."""
@@ -269,6 +276,12 @@ class Logits:
         self._made = None
 
     def _compute(self, positions: Tensor, slot: int) -> Tensor:
+        """float16 logits (B, classes) of the images of one block, the same bits wherever they are from."""
+        if self._whole is not None and (known := self._whole.part(int(positions[0]) // BLOCK, slot)) is not None:
+            return known.half()
+        return self._asked(positions, slot)
+
+    def _asked(self, positions: Tensor, slot: int) -> Tensor:
         """Loads the teacher and the images, which nobody needs where nothing is missing."""
         try:
             with self._making:
@@ -306,21 +319,26 @@ class Logits:
         return CachedTeacher(rows)
 
 
-def _cache(config: TrialConfig, data: ImageData, images: int, device: Device) -> ViewCache:
-    """The cache of the teacher's logits for these views, device and precision, filled or not."""
-    views = views_of(config.dataset)
+def logits_folder(config: TrialConfig, data: ImageData, device: Device, packing: Packing) -> Path:
+    """Where the teacher's logits for these views, device, precision and packing are or will be."""
     key = cache_key(
         data=data.fingerprint,
         val_size=config.dataset.val_size,
         augment=config.dataset.augment,
-        views=views,
+        views=views_of(config.dataset),
         image_size=config.dataset.image_size,
         precision=device.precision,
         device=device.device.type,
+        packing="whole" if packing.dense else f"top {KEPT}",
     )
-    folder = teacher_folder(config) / f"logits-{key}"
+    return teacher_folder(config) / f"logits-{key}"
+
+
+def _cache(config: TrialConfig, data: ImageData, images: int, device: Device, packing: Packing) -> ViewCache:
+    """The cache of the teacher's logits, filled or not."""
+    folder = logits_folder(config, data, device, packing)
     _fetch_logits(folder)
-    return ViewCache(folder, images, views, Packing(len(data.classes)))
+    return ViewCache(folder, images, views_of(config.dataset), packing)
 
 
 def _fetch_logits(folder: Path) -> None:
@@ -348,7 +366,8 @@ def prepared(config: TrialConfig, setup: Setup, images: int) -> TeacherRecord | 
         return record
     data = load_data(config.dataset, setup)
     everything = split(data.train_labels, config.dataset.val_size, "all").train
-    cache = _cache(config, data, len(everything), choose_device(config.precision, 0))
+    packing = packing_of(config.distillation, len(data.classes))
+    cache = _cache(config, data, len(everything), choose_device(config.precision, 0), packing)
     return None if cache.missing(images) else record
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from raybench.config.trial import DistillationConfig
 from raybench.distillation.losses import distillation_loss
-from raybench.distillation.packing import DENSE_CLASSES, KEPT, Packing
+from raybench.distillation.packing import DENSE_CLASSES, KEPT, Packing, packing_of
 
 HALF = 2**-10
 """The relative rounding of float16, twice over."""
@@ -55,19 +56,52 @@ def test_classes_beyond_the_sign_bit_come_back() -> None:
     assert again[0].topk(3).indices.tolist() == [2**16 - 1, 2**15, 2**15 - 1]
 
 
-@pytest.mark.parametrize("tau", [1.0, 3.0])
-def test_the_soft_loss_is_that_of_all_classes_nearly(tau: float) -> None:
-    student, teacher = torch.randn(64, 1000, generator=torch.Generator().manual_seed(1)), logits(64, 1000)
+def soft(student: Tensor, teacher: Tensor, tau: float) -> tuple[float, Tensor]:
+    """The soft term, and its gradient."""
+    student = student.clone().requires_grad_()
+    loss = distillation_loss(torch.zeros(()), student, teacher, kind="soft", alpha=1.0, tau=tau, reduction="batchmean")[
+        "loss"
+    ]
+    loss.backward()
+    assert student.grad is not None
+    return float(loss.detach()), student.grad
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0, 4.0])
+def test_what_a_soft_trial_learns_from_is_its_teacher_at_any_temperature(tau: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    teacher = torch.randn(64, 1000, generator=generator)  # deviations of 1: the tail has a shape
+    teacher[torch.arange(64), torch.randint(1000, (64,), generator=generator)] += 10
+    teacher = teacher.half()
+    student = torch.randn(64, 1000, generator=generator) * 0.5 + 0.3 * teacher.float()
+    packing = packing_of(DistillationConfig.model_validate({"type": "soft", "alpha": 0.0, "tau": tau}), 1000)
+    live, live_gradient = soft(student, teacher.float(), tau)
+    kept, kept_gradient = soft(student, packing.unpack(packing.pack(teacher)), tau)
+    assert kept == pytest.approx(live, rel=0.02)
+    assert torch.cosine_similarity(kept_gradient.flatten(), live_gradient.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("kind", "tau", "whole"),
+    [("hard", 4.0, False), ("soft", 1.0, False), ("soft", 1.5, True), ("both", 2.0, True), ("own", 0.5, True)],
+)
+def test_rows_are_whole_where_a_trial_needs_them_whole(kind: str, tau: float, whole: bool) -> None:
+    packing = packing_of(DistillationConfig.model_validate({"type": kind, "alpha": 0.0, "tau": tau}), 1000)
+    assert packing.dense == whole
+    assert packing.width == (1000 if whole else 2 * KEPT + 1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1e-2, 0.1])
+@pytest.mark.parametrize("offset", [5.0, 10.0])
+def test_no_class_of_the_rest_comes_before_one_that_is_kept(scale: float, offset: float) -> None:
+    given = (torch.randn(64, 1000, generator=torch.Generator().manual_seed(2)) * scale + offset).half()
     packing = Packing(1000)
-    ce = torch.zeros(())
-
-    def loss(taught: Tensor) -> float:
-        settings = {"kind": "soft", "alpha": 1.0, "tau": tau, "reduction": "batchmean"}
-        return float(distillation_loss(ce, student, taught, **settings)["loss"])  # type: ignore[arg-type]
-
-    whole, packed = loss(teacher.float()), loss(packing.unpack(packing.pack(teacher)))
-    # What is lost is the shape of the tail, which weighs more the warmer it is compared.
-    assert packed == pytest.approx(whole, rel={1.0: 0.01, 3.0: 0.1}[tau])
+    again = packing.unpack(packing.pack(given))
+    values, where = given.float().topk(KEPT, dim=1)
+    rest = again.scatter(1, where, -math.inf)
+    assert (rest.amax(1) <= values[:, -1]).all()
+    best = again.gather(1, given.float().argmax(1, keepdim=True))[:, 0]
+    assert torch.equal(best, again.amax(1))
 
 
 def test_more_classes_than_16_bits_number_are_refused() -> None:

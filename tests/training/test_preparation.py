@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import Tensor
 from raybench.config.trial import TrialConfig
 from raybench.data import load
 from raybench.data.splits import split
+from raybench.distillation import packing
 from raybench.distillation.teacher import Teacher, TeacherRecord
 from raybench.errors import RaybenchError, WeightsError
 from raybench.training import preparation
@@ -346,6 +348,34 @@ def with_path(path: Path) -> TrialConfig:
             },
         }
     )
+
+
+def test_logits_kept_in_part_are_made_of_whole_ones_where_those_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("DENSE_CLASSES", 5), ("KEPT", 4), ("SURE", 2)):
+        monkeypatch.setattr(packing, name, value)
+
+    def of_kind(kind: str) -> TrialConfig:
+        trial = config("none")
+        told = trial.distillation.model_copy(update={"type": kind, "tau": 3.0})
+        return trial.model_copy(update={"distillation": told})
+
+    def kept(trial: TrialConfig) -> bytes:
+        ensure_teacher(trial, SETUP)
+        logits = Logits(trial, SETUP, CPU)
+        logits.fill(100)
+        return (logits.cache.folder / "rows.i16").read_bytes()
+
+    asked = kept(of_kind("hard"))
+    (folder,) = teacher_folder(of_kind("hard")).glob("logits-*")
+    shutil.rmtree(folder)
+    assert len(kept(of_kind("soft"))) > len(asked)
+    with monkeypatch.context() as context:
+        context.setattr(Teacher, "logits", refuse)
+        assert kept(of_kind("hard")) == asked
+
+
+def refuse(teacher: Teacher, views: Tensor) -> Tensor:
+    raise AssertionError(f"asked again: {teacher.image_size} {len(views)}")
 
 
 def test_a_published_file_that_is_replaced_is_another_teacher_of_the_same_trial() -> None:
