@@ -3,14 +3,16 @@
 So a teacher's logits are kept, and the code of a frozen encoder.
 
 Layout of a folder: `rows.i16`, shape (blocks, views, BLOCK, width): images lie in the order of the split, so that a
-smaller train size is a prefix, each row packed as `packing.py` says; `filled.u8`, shape (blocks, views), a byte each
-that is set after that part's rows are on disk; `verified.json`, where parts were last computed again and compared.
+smaller train size is a prefix, each row packed as `packing.py` says; `filled.u32`, shape (blocks, views), the CRC-32 of
+that part's BLOCK rows (1 for 0), which is set after they are on disk; 0: not filled; `verified.json`, where parts were
+last computed again and compared.
 
 A part is the same view slot of BLOCK neighbouring images. In an epoch all images of a block show the same slot, so an
 epoch needs one part of each block, and a trial that ends early has asked the model for no more than it used. Parts
 are fixed and filled whole and in the same batches, so the same cache holds the same bits whoever fills it, in whatever
 order, and a fill that was killed goes on where it stopped. A part has one writer at a time, the whole many readers; a
-second trial that needs the same parts computes others meanwhile.
+second trial that needs the same parts computes others meanwhile. Each process looks once whether the rows that it uses
+are those that were written; a part that was damaged is filled again, and no trial learns from it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +53,11 @@ Rows = Callable[[Tensor], Tensor]
 Part = tuple[int, int]
 """(block, slot)"""
 
+MARKS = "filled.u32"
+MARK_BYTES = 4
+HALF_EXPONENT = 0x7C00
+"""Bits of a float16 that are all set where it is infinite or no number."""
+
 STRIPES = 64
 """Locks of a cache: blocks whose numbers differ by a multiple of this share one."""
 WAIT_S = 0.05
@@ -62,6 +70,8 @@ class Packs(Protocol):
     """How a row is kept in 16-bit words."""
 
     width: int
+    numbers: int
+    """So many of a row's words, the first, are float16; the others are no numbers."""
 
     def pack(self, values: Tensor) -> Tensor:
         """(B, …) -> int16 (B, width)."""
@@ -94,9 +104,10 @@ class ViewCache:
         self.blocks = _blocks(images)
         self.packing = packing
         self._file = folder / "rows.i16"
-        self._filled = folder / "filled.u8"
+        self._filled = folder / MARKS
         self._verified = folder / "verified.json"
         self._shape = (self.blocks, views, BLOCK, self.packing.width)
+        self._marks_bytes = self.blocks * views * MARK_BYTES
         self._bytes = self.blocks * views * BLOCK * self.packing.width * 2
         folder.mkdir(parents=True, exist_ok=True)
         if not self._fits():
@@ -202,12 +213,16 @@ class ViewCache:
         """The rows of the first images, each block in its slot (blocks,), for batches on a device.
 
         On a CPU they are read where they are mapped; to a GPU those of these slots are copied. Raises NotFilledError
-        where some are missing: nobody has filled them, or somebody has emptied the cache.
+        where some are missing: nobody has filled them, somebody has emptied the cache, or they were damaged and have
+        to be filled again; RaybenchError where they were written as they are and are not finite.
         """
-        mapped = torch.from_numpy(np.memmap(self._file, dtype=np.int16, mode="c", shape=self._shape))
+        rows = np.memmap(self._file, dtype=np.int16, mode="c", shape=self._shape)
+        mapped = torch.from_numpy(rows)
         # In this order: whoever empties it puts the empty marks first. Rows that are mapped stay what they were.
         if missing := self.missing(images, slots):
             raise NotFilledError(f"{self.folder}: {len(missing)} parts are not filled yet")
+        if damaged := self._damaged(self._wanted(images, slots), rows):
+            raise NotFilledError(f"{self.folder}: {len(damaged)} parts are not what was written")
         if device.type == "cpu":
             first = (torch.arange(len(slots)) * self.views + slots) * BLOCK  # (blocks,) row of each block's part
             places = (first[:, None] + torch.arange(BLOCK)).flatten()  # of each image's row
@@ -218,7 +233,10 @@ class ViewCache:
 
     def part(self, block: int, slot: int) -> Tensor | None:
         """The rows of a part; none where it is not filled."""
-        return self._decoded(block, slot) if self._marks()[block, slot] else None
+        rows = self._mapped()
+        if not self._marks()[block, slot] or self._damaged([(block, slot)], rows):
+            return None
+        return self._decoded(block, slot, rows)
 
     def verify(self, compute: Compute, where: str) -> None:
         """Compute a part that is filled again, unless that was done `where` since it was last written to.
@@ -228,8 +246,12 @@ class ViewCache:
         parts = [(int(block), int(slot)) for block, slot in np.argwhere(self._marks())]
         if not parts or self._stamp(where) == _read(self._verified):
             return
-        block, slot = random.Random().choice(parts)
-        file = self._file.stat().st_ino
+        random.Random().shuffle(parts)
+        rows, file = self._mapped(), self._file.stat().st_ino
+        sound = next((part for part in parts if not self._damaged([part], rows)), None)
+        if sound is None:
+            return
+        block, slot = sound
         if self._same(block, slot, again := self._computed(block, slot, compute)):
             self.mark_verified(where)
             return
@@ -243,8 +265,7 @@ class ViewCache:
             self._empty()
 
     def _same(self, block: int, slot: int, again: Tensor) -> bool:
-        # A damaged file may hold what is no number, and that is never smaller.
-        return self.packing.apart(self._decoded(block, slot), again) <= ALIKE
+        return self.packing.apart(self._decoded(block, slot, self._mapped()), again) <= ALIKE
 
     def mark_verified(self, where: str) -> None:
         """What is there was computed, or computed again, `where`."""
@@ -257,8 +278,40 @@ class ViewCache:
             for slot in range(self.views) if slots is None else (int(slots[block]),):
                 yield block, slot
 
-    def _marks(self) -> npt.NDArray[np.uint8]:
-        return np.fromfile(self._filled, dtype=np.uint8).reshape(self.blocks, self.views)
+    def _marks(self) -> npt.NDArray[np.uint32]:
+        return np.fromfile(self._filled, dtype=np.uint32).reshape(self.blocks, self.views)
+
+    def _mapped(self) -> npt.NDArray[np.int16]:
+        return np.memmap(self._file, dtype=np.int16, mode="r", shape=self._shape)
+
+    def _damaged(self, parts: Iterable[Part], rows: npt.NDArray[np.int16]) -> list[Part]:
+        """Those of these filled parts whose mapped rows are not what was written; they have to be filled again now.
+
+        Raises RaybenchError where rows are what was written and hold what is no number.
+        """
+        marks, file, found = self._marks(), self._file.stat().st_ino, []
+        for part in parts:
+            mark = int(marks[part])
+            if (seen := (str(self.folder), file, *part, mark)) in _SEEN:
+                continue
+            if _mark(rows[part]) != mark:
+                self._unfill(part)
+                found.append(part)
+            elif ((rows[part][:, : self.packing.numbers] & HALF_EXPONENT) == HALF_EXPONENT).any():
+                raise RaybenchError(f"{self.folder}: the {self.what} there are not finite; remove that folder")
+            else:
+                _SEEN.add(seen)
+        return found
+
+    def _unfill(self, part: Part) -> None:
+        """Forget a part that was damaged, unless others have filled it anew meanwhile."""
+        block, slot = part
+        with self._lock(block):
+            mark = self._marks()[part]
+            if mark and _mark(self._mapped()[part]) != mark:
+                first = block * BLOCK
+                logger.warning(f"{self.folder}: rows from image {first} on were damaged; they are filled anew")
+                self._write(self._filled, (block * self.views + slot) * MARK_BYTES, bytes(MARK_BYTES))
 
     def _stamp(self, where: str) -> dict[str, object]:
         state = self._file.stat()
@@ -278,13 +331,13 @@ class ViewCache:
             yield
 
     def _fits(self) -> bool:
-        return _has_size(self._file, self._bytes) and _has_size(self._filled, self.blocks * self.views)
+        return _has_size(self._file, self._bytes) and _has_size(self._filled, self._marks_bytes)
 
     def _empty(self) -> None:
         """Begin anew, in new files: who has mapped the old ones keeps them."""
         self._verified.unlink(missing_ok=True)
         # The marks first, so that none ever stands for rows that are not there.
-        _put_empty(self._filled, self.blocks * self.views)
+        _put_empty(self._filled, self._marks_bytes)
         _put_empty(self._file, self._bytes)
 
     def _positions(self, block: int) -> Tensor:
@@ -299,13 +352,14 @@ class ViewCache:
                 f"{self.folder}: the {self.what} are not finite in 16 bits; train what makes them at a lower rate"
             )
         place = block * self.views + slot
-        self._write(self._file, place * BLOCK * self.packing.width * 2, self.packing.pack(values).numpy().tobytes())
-        self._write(self._filled, place, b"\x01")
+        rows = np.zeros((BLOCK, self.packing.width), np.int16)
+        rows[: len(positions)] = self.packing.pack(values).numpy()
+        self._write(self._file, place * rows.nbytes, rows.tobytes())
+        self._write(self._filled, place * MARK_BYTES, np.uint32(_mark(rows)).tobytes())
         return len(positions)
 
-    def _decoded(self, block: int, slot: int) -> Tensor:
-        mapped = np.memmap(self._file, dtype=np.int16, mode="r", shape=self._shape)
-        return self.packing.unpack(torch.from_numpy(mapped[block, slot, : len(self._positions(block))].copy()))
+    def _decoded(self, block: int, slot: int, rows: npt.NDArray[np.int16]) -> Tensor:
+        return self.packing.unpack(torch.from_numpy(rows[block, slot, : len(self._positions(block))].copy()))
 
     def _computed(self, block: int, slot: int, compute: Compute) -> Tensor:
         """What `_decoded` should give."""
@@ -327,6 +381,15 @@ class ViewCache:
                 f"disk full: {self.folder} needs {self.size_mib:.0f} MiB for the {self.what}; free some space, "
                 "set RAYBENCH_CACHE to a folder with more, or switch this cache off"
             ) from error
+
+
+_SEEN: set[tuple[str, int, int, int, int]] = set()
+"""(folder, inode of its rows, block, slot, mark) of parts that this process has found to be what was written."""
+
+
+def _mark(rows: npt.NDArray[np.int16]) -> int:
+    """CRC-32 of a part's rows, which is never 0, for that is what is not filled."""
+    return zlib.crc32(np.ascontiguousarray(rows)) or 1
 
 
 def _blocks(images: int) -> int:

@@ -25,7 +25,7 @@ class Halves:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self.width = math.prod(shape)
+        self.width = self.numbers = math.prod(shape)
 
     def pack(self, values: Tensor) -> Tensor:
         """(B, *shape) -> int16 (B, width)."""
@@ -57,6 +57,7 @@ class Packing:
         self.classes = classes
         self.dense = whole or classes <= DENSE_CLASSES
         self.width = classes if self.dense else 2 * KEPT + 1
+        self.numbers = classes if self.dense else KEPT + 1
 
     def pack(self, logits: Tensor) -> Tensor:
         """float16 logits (B, classes) -> int16 (B, width)."""

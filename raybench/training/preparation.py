@@ -27,7 +27,7 @@ from raybench.config.trial import TrialConfig
 from raybench.data import ImageData
 from raybench.data.splits import split
 from raybench.data.views import BLOCK
-from raybench.distillation.cache import Rows, ViewCache, cache_key
+from raybench.distillation.cache import MARKS, Rows, ViewCache, cache_key
 from raybench.distillation.packing import KEPT, Packing, packing_of
 from raybench.distillation.teacher import RECORD, Teacher, TeacherRecord
 from raybench.errors import RaybenchError
@@ -51,7 +51,7 @@ WORTH_THREADS_MACS = 1_000_000_000
 """Multiply-adds of a step's forward pass below which threads wait for each other longer than they compute. A rule of
 the model's size, not of a clock, so that the same machine prepares the same bits again."""
 WEIGHTS = "weights.safetensors"
-LOGITS = ("rows.i16", "filled.u8")
+LOGITS = ("rows.i16", MARKS)
 """Files of a cache of logits that are copied from machine to machine, the marks last."""
 
 

@@ -127,7 +127,7 @@ def test_parts_filled_in_any_order_give_the_same_file(tmp_path: Path) -> None:
     for slot in (2, 0, 1):
         for images in (300, IMAGES):
             in_turns.fill(images, compute, torch.full((4,), slot))
-    for name in ("rows.i16", "filled.u8"):
+    for name in ("rows.i16", "filled.u32"):
         assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "in turns" / name).read_bytes()
 
 
@@ -181,6 +181,58 @@ def test_a_file_overwritten_by_others_is_noticed(tmp_path: Path, damage: bytes) 
     (tmp_path / "rows.i16").write_bytes(damage * (tmp_path / "rows.i16").stat().st_size)
     cache.verify(compute, "here")
     assert cache.missing(IMAGES) == parts(0, 1, 2, 3)
+
+
+NAN = np.array(np.nan, np.float16).view(np.int16)
+
+
+def damage(cache: ViewCache, block: int, slot: int) -> None:
+    """Make one number of one part another, as a bad disk does."""
+    rows = np.memmap(cache.folder / "rows.i16", np.int16, "r+", shape=(4, VIEWS, BLOCK, CLASSES))
+    rows[block, slot, 7, 2] = NAN
+    rows.flush()
+
+
+def test_a_damaged_part_is_filled_again_alone_before_anybody_learns_from_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(tmp_path).fill(IMAGES, compute)
+    damage(opened(tmp_path), 2, 1)
+    opened(tmp_path).mark_verified("here")
+    cache, shown = opened(tmp_path), []
+
+    def spy(positions: Tensor, slot: int) -> Tensor:
+        shown.append((int(positions[0]) // BLOCK, slot))
+        return compute(positions, slot)
+
+    cache.verify(refuse, "here")
+    for slot in range(VIEWS):
+        rows, _ = cache.take(IMAGES, spy, torch.full((4,), slot), CPU)
+        assert torch.equal(rows(torch.arange(IMAGES)), whole()[:, slot])
+    assert shown == [(2, 1)]
+    assert caplog.text.count("rows from image 512 on were damaged") == 1
+
+
+def test_damage_found_on_opening_is_no_other_teacher(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.fill(IMAGES, compute)
+    everywhere = parts(0, 1, 2, 3)
+    for block, slot in everywhere[1:]:
+        damage(cache, block, slot)
+    cache.verify(compute, "here")
+    assert (0, 0) not in cache.missing(IMAGES)
+    cache.fill(IMAGES, compute)
+    assert torch.equal(cache.part(0, 0), whole()[:BLOCK, 0])  # type: ignore[arg-type]
+
+
+def test_rows_that_were_written_as_no_numbers_are_an_error_that_names_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = opened(tmp_path)
+    monkeypatch.setattr(cache.packing, "pack", lambda values: torch.full(values.shape, int(NAN), dtype=torch.int16))
+    cache.fill(IMAGES, compute)
+    with pytest.raises(RaybenchError, match=f"{tmp_path}.*not finite"):
+        cache.rows(IMAGES, torch.zeros(4, dtype=torch.int64), CPU)
 
 
 def test_nothing_is_computed_twice(tmp_path: Path) -> None:
@@ -289,7 +341,7 @@ def test_rows_that_are_kept_in_part_are_alike_whatever_rounding_does_to_the_last
 
     cache = ViewCache(tmp_path, 100, 1, Packing(classes))
     cache.fill(100, logits)
-    assert not torch.equal(cache._decoded(0, 0), cache._computed(0, 0, elsewhere))
+    assert not torch.equal(cache._decoded(0, 0, cache._mapped()), cache._computed(0, 0, elsewhere))
     cache.verify(elsewhere, "here")
     assert cache.missing(100) == []
     cache.verify(lambda positions, slot: logits(positions, slot).flip(1), "elsewhere")
@@ -306,12 +358,12 @@ def test_killed_at_random_moments_and_filled_again_gives_the_same_file(tmp_path:
     cache = opened(tmp_path / "killed")
     cache.fill(IMAGES, compute)
     opened(tmp_path / "whole").fill(IMAGES, compute)
-    for name in ("rows.i16", "filled.u8"):
+    for name in ("rows.i16", "filled.u32"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert torch.equal(held(cache), whole())
 
 
-@pytest.mark.parametrize("name", ["rows.i16", "filled.u8"])
+@pytest.mark.parametrize("name", ["rows.i16", "filled.u32"])
 @pytest.mark.parametrize("content", [b"", b"foreign", None])
 def test_a_truncated_foreign_or_missing_file_is_filled_again(tmp_path: Path, name: str, content: bytes | None) -> None:
     opened(tmp_path).fill(IMAGES, compute)
