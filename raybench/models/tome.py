@@ -108,6 +108,14 @@ def parse_r(depth: int, r: R) -> list[int]:
     )
 
 
+def further_channels(head_dim: int, device: str) -> int:
+    """Channels added to those of a head, of which the first carries a token's size and the others are zeros.
+
+    A GPU's fused kernels take numbers of channels that divide by 8 (in 16 bits) or 4; a CPU's take any.
+    """
+    return 8 - head_dim % 8 if device == "cuda" else 1
+
+
 def proportional_attention(
     q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, *, scale: float, dropout_p: float = 0.0, fused: bool = True
 ) -> Tensor:
@@ -118,14 +126,16 @@ def proportional_attention(
     every product, and v carries a zero along. Source: equation 1 of the paper.
     """
     if fused:
+        head_dim = v.shape[-1]
         if size is not None:
+            more = further_channels(head_dim, q.device.type)
             extra = (size.log() / scale).to(k.dtype)[:, None].expand(*k.shape[:-1], 1)  # (B, heads, T, 1)
-            q = torch.cat([q, q.new_ones(*q.shape[:-1], 1)], dim=-1)
-            k = torch.cat([k, extra], dim=-1)
-            v = F.pad(v, (0, 1))
-        # The scale is that of head_dim: with the further channel the default would be another.
+            q = F.pad(torch.cat([q, q.new_ones(*q.shape[:-1], 1)], dim=-1), (0, more - 1))
+            k = F.pad(torch.cat([k, extra], dim=-1), (0, more - 1))
+            v = F.pad(v, (0, more))
+        # The scale is that of head_dim: with further channels the default would be another.
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=scale)
-        return mixed if size is None else mixed[..., :-1]
+        return mixed[..., :head_dim]
     products = (q * scale) @ k.transpose(-2, -1)  # (B, heads, T, T)
     if size is not None:
         products = products + size.log().to(products.dtype).mT[:, None]

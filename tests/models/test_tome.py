@@ -8,8 +8,10 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raybench.errors import ConfigError
+from raybench.models import tome
 from raybench.models.tome import (
     R,
     bipartite_soft_matching,
@@ -264,6 +266,32 @@ def test_fused_and_plain_proportional_attention(seed: int) -> None:
         fused = proportional_attention(q, k, v, given, scale=0.25, fused=True)
         plain = proportional_attention(q, k, v, given, scale=0.25, fused=False)
         torch.testing.assert_close(fused, plain, rtol=0, atol=2e-6)  # float32, logits to about 10; facts, section 3
+
+
+@pytest.mark.parametrize("head_dim", [6, 8, 64])
+def test_a_gpu_has_numbers_of_channels_that_its_fused_kernels_take(
+    head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = (normal(2, 3, 20, head_dim, seed=seed) for seed in range(3))
+    size = torch.randint(1, 30, (2, 20, 1), generator=torch.Generator().manual_seed(0)).double()
+    here = proportional_attention(q, k, v, size, scale=0.25)
+    more = tome.further_channels(head_dim, "cuda")
+    assert (head_dim + more) % 8 == 0
+    assert 1 <= more <= 8
+    monkeypatch.setattr(tome, "further_channels", lambda *_: more)
+    there = proportional_attention(q, k, v, size, scale=0.25)
+    assert there.shape == v.shape
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-12)  # float64
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_tokens_keep_the_kernels_without_a_matrix_of_products(dtype: torch.dtype) -> None:
+    q, k, v = (normal(2, 3, 50, 64, seed=seed, dtype=torch.float32).to("cuda", dtype) for seed in range(3))
+    size = torch.ones(2, 50, 1, device="cuda")
+    kernel = SDPBackend.EFFICIENT_ATTENTION if dtype == torch.float32 else SDPBackend.FLASH_ATTENTION
+    with sdpa_kernel(kernel):  # RuntimeError where it does not take these channels
+        proportional_attention(q, k, v, size, scale=0.125)
 
 
 # Shared facts, section 3: schedules for 12 blocks.
