@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raybench.data import hashing
 from raybench.data.draws import Draws
+from raybench.data.transfer import over
 
 AREAS = (0.02, 1 / 3)
 """Least and largest share of the image."""
@@ -34,12 +35,12 @@ def erase(images: Tensor, codes: Tensor, probability: float, mean: tuple[float, 
     chosen = (boxes[:, 2] > 0).nonzero()[:, 0]
     if not len(chosen):
         return images
-    here = chosen.to(images.device)
-    top, left, h, w = boxes[chosen].to(images.device)[:, :, None, None].unbind(1)  # (b, 1, 1) each
+    here = over(chosen, images.device)
+    top, left, h, w = over(boxes[chosen], images.device)[:, :, None, None].unbind(1)  # (b, 1, 1) each
     y = torch.arange(height, device=images.device)[None, :, None]
     x = torch.arange(width, device=images.device)[None, None, :]
     inside = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)  # (b, H, W)
-    noise = _noise(codes.cpu()[chosen].to(images.device), images.shape[1:], mean, std)
+    noise = _noise(over(codes.cpu()[chosen], images.device), images.shape[1:], mean, std)
     result = images.clone()
     result[here] = torch.where(inside[:, None], noise, images[here])
     return result
@@ -70,7 +71,7 @@ def _noise(codes: Tensor, shape: torch.Size, mean: tuple[float, ...], std: tuple
     )
     random = hashing.bits(streams, hashing.key("erasing", "noise"))  # (B, H * W); NOISE_BITS of it for each channel
     planes = [
-        _noise_levels(mean[channel], std[channel]).to(codes.device)[
+        _noise_levels(mean[channel], std[channel], codes.device)[
             hashing.shift_right(random, 4 + channel * NOISE_BITS) & ((1 << NOISE_BITS) - 1)
         ]
         for channel in range(channels)
@@ -79,9 +80,9 @@ def _noise(codes: Tensor, shape: torch.Size, mean: tuple[float, ...], std: tuple
 
 
 @lru_cache(maxsize=16)
-def _noise_levels(mean: float, std: float) -> Tensor:
-    """Levels, uint8, at evenly spaced quantiles of the noise."""
+def _noise_levels(mean: float, std: float, device: torch.device) -> Tensor:
+    """Levels, uint8, at evenly spaced quantiles of the noise, on the device; kept there."""
     count = 1 << NOISE_BITS
     normal = torch.special.ndtri((torch.arange(count).double() + 0.5) / count)
     levels: Tensor = ((normal * std + mean) * 255).round().clamp(0, 255)
-    return levels.to(torch.uint8)
+    return levels.to(torch.uint8).to(device)

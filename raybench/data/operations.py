@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raybench.data.transfer import over
+
 OPERATIONS = (
     "identity",
     "auto_contrast",
@@ -57,18 +59,18 @@ def apply(images: Tensor, operations: Tensor, strengths: Tensor, fill: tuple[flo
         ([NUMBER["sharpness"]], _sharpness),
     ):
         if len(chosen := torch.isin(operations, torch.tensor(members)).nonzero()[:, 0]):
-            here = chosen.to(images.device)
+            here = over(chosen, images.device)
             result[here] = change(images[here], operations[chosen], strengths[chosen])
     moved = torch.isin(operations, torch.tensor([NUMBER[name] for name in MOVES])).nonzero()[:, 0]
     if len(moved):
-        here = moved.to(images.device)
+        here = over(moved, images.device)
         result[here] = _move(images[here], operations[moved], strengths[moved], fill, sampling)
     return result
 
 
 def _on(values: Tensor, images: Tensor) -> Tensor:
     """(B,) as float32 (B, 1, 1, 1) on the device of the images."""
-    return values.float().to(images.device)[:, None, None, None]
+    return over(values.float(), images.device)[:, None, None, None]
 
 
 def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def _by_table(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
     for name in TABLES:
         chosen = (operations == NUMBER[name]).nonzero()[:, 0]
         if len(chosen):
-            here = chosen.to(images.device)
+            here = over(chosen, images.device)
             table[here] = _table(name, images[here], strengths[chosen])
     levels = table.clamp_(0, 255).to(torch.uint8).flatten()
     first = torch.arange(0, n * channels * 256, 256, dtype=torch.int32, device=images.device)
@@ -124,7 +126,7 @@ def _by_table(images: Tensor, operations: Tensor, strengths: Tensor) -> Tensor:
 def _table(name: str, images: Tensor, strengths: Tensor) -> Tensor:
     """The level that each level 0..255 becomes, float32 (B, C or 1, 256); what is left of a level is cut off later."""
     level = torch.arange(256, device=images.device).float().expand(len(images), 1, 256)
-    strength = strengths.float().to(images.device)[:, None, None]
+    strength = over(strengths.float(), images.device)[:, None, None]
     if name == "invert":
         return 255 - level
     if name == "posterize":
@@ -139,7 +141,7 @@ def _table(name: str, images: Tensor, strengths: Tensor) -> Tensor:
     if name == "contrast":
         # From a whole sum, which is the same in whatever order it is made.
         mean = _grey(images).flatten(1).sum(1).double() / images[0, 0].numel()
-        rest = (1 - strengths).float().to(images.device)[:, None, None]
+        rest = over((1 - strengths).float(), images.device)[:, None, None]
         return level * strength + mean.float()[:, None, None] * rest
     return _stretched(images, level) if name == "auto_contrast" else _equalized(images)
 
@@ -175,10 +177,10 @@ def _move(images: Tensor, operations: Tensor, strengths: Tensor, fill: tuple[flo
     shear_x, shear_y = (strengths.where(is_[name], zero) for name in ("shear_x", "shear_y"))
     b, c = shear_x - d, shear_x * (height / 2) - strengths.where(is_["translate_x"], zero)
     d, f = d + shear_y, shear_y * (width / 2) - strengths.where(is_["translate_y"], zero)
-    a, b, c, d, f = (each.to(images.device)[:, None, None] for each in (a, b, c, d, f))
+    a, b, c, d, f = (over(each, images.device)[:, None, None] for each in (a, b, c, d, f))
     x = (torch.arange(width, device=images.device).double() - (width - 1) / 2)[None, None, :]
     y = (torch.arange(height, device=images.device).double() - (height - 1) / 2)[None, :, None]
     grid = torch.stack([(a * x + b * y + c) / (width / 2), (d * x + a * y + f) / (height / 2)], dim=3).float()
-    outside = torch.tensor(fill, device=images.device).view(1, -1, 1, 1)
+    outside = over(torch.tensor(fill), images.device).view(1, -1, 1, 1)
     sampled = F.grid_sample(images - outside, grid, mode=sampling, padding_mode="zeros", align_corners=False)
     return sampled.add_(outside).round_().clamp_(0, 255).to(torch.uint8)

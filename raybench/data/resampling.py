@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raybench.data.draws import Draws
+from raybench.data.transfer import over
 
 RATIOS = (3 / 4, 4 / 3)
 ATTEMPTS = 10
@@ -94,7 +95,7 @@ def _weights(start: Tensor, extent: Tensor, old: int, new: int, device: torch.de
     weight = (weight / weight.sum(2, keepdim=True) * UNIT).round().float()
     index = (place.long() + start[:, None, None]).clamp(max=old - 1)
     dense = torch.zeros(len(start), new, old, device=device)
-    return dense.scatter_add_(2, index.to(device), weight.to(device))
+    return dense.scatter_add_(2, over(index, device), over(weight, device))
 
 
 def _cubic(x: Tensor) -> Tensor:

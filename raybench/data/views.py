@@ -20,6 +20,7 @@ from raybench.data.draws import Draws
 from raybench.data.erasing import erase
 from raybench.data.rand_augment import rand_augment
 from raybench.data.resampling import centre_crop, crop_boxes, resize_boxes
+from raybench.data.transfer import over
 from raybench.errors import DataError
 
 LARGEST_COUNT = 2**15
@@ -165,7 +166,7 @@ def render(
         batch = centre_crop(batch, size)
     if what.endless:
         return _endless(batch, codes, what, size, mean, std)
-    codes = codes.to(batch.device).long()
+    codes = over(codes, batch.device).long()
     if what.padding:
         offsets = codes // 2 if what.flip else codes
         side = 2 * what.padding + 1
@@ -188,10 +189,10 @@ def _endless(
         batch = resize_boxes(batch, boxes, size or height, size or width)
     draws = Draws(codes, "crop and flip")
     if what.padding:
-        dy, dx = (draws.below(2 * what.padding + 1, part).to(batch.device) for part in ("dy", "dx"))
+        dy, dx = (over(draws.below(2 * what.padding + 1, part), batch.device) for part in ("dy", "dx"))
         batch = _crop(batch, dy, dx, what.padding)
     if what.flip:
-        batch = _flip(batch, draws.below(2, "flip").to(batch.device))
+        batch = _flip(batch, over(draws.below(2, "flip"), batch.device))
     if what.rand is not None:
         batch = rand_augment(batch, codes, what.rand, mean)
     return erase(batch, codes, what.erasing, mean, std) if what.erasing else batch.contiguous()

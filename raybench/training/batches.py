@@ -15,6 +15,7 @@ from torch import Tensor
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.resampling import centre_crop
+from raybench.data.transfer import over
 from raybench.data.views import (
     BLOCK,
     draw_slots,
@@ -152,10 +153,9 @@ class Kept:
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images on the device, (N, C, H, W), and where in them those at the positions (B,) are."""
         if self.on_device:
-            return self.images, self._in_images(positions).to(self.device)
+            return self.images, over(self._in_images(positions), self.device)
         chosen = self.images.index_select(0, self._in_images(positions.cpu()))
-        # From pinned memory the copy runs beside what the GPU has still to do.
-        return chosen.pin_memory().to(self.device, non_blocking=True), torch.arange(len(chosen), device=self.device)
+        return over(chosen, self.device), torch.arange(len(chosen), device=self.device)
 
     def run(self, start: int, end: int) -> Tensor:
         """Images (end - start, C, H, W) on the device, from one position to before another."""
@@ -222,7 +222,7 @@ class TrainingImages:
     def _render(self, positions: Tensor, codes: Tensor) -> Tensor:
         images, places = self._kept.at(positions)
         # Numbered views are made wholly on the device; what is drawn from the code of an endless one is on the CPU.
-        codes = codes if self._endless else codes.to(self.device)
+        codes = codes if self._endless else over(codes, self.device)
         return render(images, places, codes, self.augment, size=self.size, mean=self._mean, std=self._std)
 
     def block_slots(self, epoch: int, seed: int) -> Tensor:
@@ -256,9 +256,9 @@ class TrainingImages:
         slots, codes = self._drawn(positions, epoch, seed)
         # Once an epoch to the device, so that no step waits for a copy. Where the images stay in the host's memory,
         # what chooses them stays too: to ask the device for it would wait for all that it has still to do.
-        there, slots = positions.to(self.device), slots.to(self.device)
+        there, slots = over(positions, self.device), over(slots, self.device)
         chosen = there if self._kept.on_device else positions
-        codes = codes if self._endless else codes.to(self.device)
+        codes = codes if self._endless else over(codes, self.device)
         labels = self.labels[there]
         sizes = _sizes(len(self), batch_size)
         for whole in zip(*(each.split(sizes) for each in (there, chosen, slots, codes, labels)), strict=True):
