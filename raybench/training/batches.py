@@ -15,7 +15,7 @@ from torch import Tensor
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.resampling import centre_crop
-from raybench.data.transfer import over
+from raybench.data.transfer import ahead, over, pinned
 from raybench.data.views import (
     BLOCK,
     draw_slots,
@@ -152,10 +152,20 @@ class Kept:
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images on the device, (N, C, H, W), and where in them those at the positions (B,) are."""
+        return self.placed(self.ready(positions))
+
+    def ready(self, positions: Tensor) -> Tensor:
+        """What of `at` needs no device: the images (B, C, H, W) in pinned memory; on the device their places (B,)."""
         if self.on_device:
-            return self.images, over(self._in_images(positions), self.device)
+            return self._in_images(positions)
         chosen = self.images.index_select(0, self._in_images(positions.cpu()))
-        return over(chosen, self.device), torch.arange(len(chosen), device=self.device)
+        return pinned(chosen, self.device)
+
+    def placed(self, ready: Tensor) -> tuple[Tensor, Tensor]:
+        """As `at`, of what is `ready`."""
+        if self.on_device:
+            return self.images, over(ready, self.device)
+        return over(ready, self.device), torch.arange(len(ready), device=self.device)
 
     def run(self, start: int, end: int) -> Tensor:
         """Images (end - start, C, H, W) on the device, from one position to before another."""
@@ -217,10 +227,11 @@ class TrainingImages:
 
     def render(self, positions: Tensor, slots: Tensor) -> Tensor:
         """The fixed views (B, C, H, W), uint8, at these positions (B,) and slots (B,), both on the CPU."""
-        return self._render(positions, self.codes(positions, slots))
+        return self._render(self._kept.ready(positions), self.codes(positions, slots))
 
-    def _render(self, positions: Tensor, codes: Tensor) -> Tensor:
-        images, places = self._kept.at(positions)
+    def _render(self, ready: Tensor, codes: Tensor) -> Tensor:
+        """The views of images that are `ready` for the device."""
+        images, places = self._kept.placed(ready)
         # Numbered views are made wholly on the device; what is drawn from the code of an endless one is on the CPU.
         codes = codes if self._endless else over(codes, self.device)
         return render(images, places, codes, self.augment, size=self.size, mean=self._mean, std=self._std)
@@ -261,11 +272,14 @@ class TrainingImages:
         codes = codes if self._endless else over(codes, self.device)
         labels = self.labels[there]
         sizes = _sizes(len(self), batch_size)
-        for whole in zip(*(each.split(sizes) for each in (there, chosen, slots, codes, labels)), strict=True):
+        # Cut before they are rendered: no process makes the views that others train on.
+        mine = (self._kept.ready(each[share.cut(len(each))]) for each in chosen.split(sizes) if rendered)
+        # Images from the host's memory are gathered while the device is at the batch before.
+        ready = mine if self._kept.on_device else ahead(mine)
+        for whole in zip(*(each.split(sizes) for each in (there, slots, codes, labels)), strict=True):
             count = len(whole[0])
-            # Cut before they are rendered: no process makes the views that others train on.
-            p, i, s, c, y = (each[share.cut(count)] for each in whole)
-            views = self._render(i, c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8)
+            p, s, c, y = (each[share.cut(count)] for each in whole)
+            views = self._render(next(ready), c) if rendered else y.new_empty((len(y), 0), dtype=torch.uint8)
             yield Batch(p, s, views, y, shared=count if share.divides(count) else 0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -41,6 +43,39 @@ def test_every_copy_to_a_device_is_one_that_nobody_waits_for(
     monkeypatch.setattr(Tensor, "to", to)
     assert torch.equal(views(), wanted)
     assert set(copies) == {transfer.__file__}
+
+
+def test_the_next_item_is_made_while_this_one_is_in_use() -> None:
+    made: list[threading.Event] = [threading.Event() for _ in range(3)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    coming = transfer.ahead(items())
+    assert next(coming) == 0
+    assert made[1].wait(10)  # nobody has asked for it
+    assert list(coming) == [1, 2]
+
+
+def test_a_fault_is_raised_where_its_item_is_asked_for() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise OSError("gone")
+
+    coming = transfer.ahead(items())
+    assert next(coming) == 0
+    with pytest.raises(OSError, match="gone"):
+        next(coming)
+
+
+def test_no_thread_is_left_where_one_stops_early() -> None:
+    coming = transfer.ahead(iter(range(10)))
+    next(coming)
+    assert any(thread.name.startswith("ahead") for thread in threading.enumerate())
+    del coming
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
 @pytest.mark.gpu

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raybench.config.trial import DatasetConfig
 from raybench.data import ImageData
 from raybench.data.views import BLOCK, draw_slots, plain_view, render, view_table
 from raybench.errors import DataError
 from raybench.training import batches
-from raybench.training.batches import Batch, Kept, PlainImages, TrainingImages, plain_size, view_size, views_of
+from raybench.training.batches import (
+    EVERYTHING,
+    Batch,
+    Kept,
+    PlainImages,
+    Share,
+    TrainingImages,
+    plain_size,
+    view_size,
+    views_of,
+)
 
 CPU = torch.device("cpu")
 CONFIG = DatasetConfig(name="any", augment=("crop2", "hflip"), views=6)
@@ -261,6 +273,32 @@ def test_images_are_not_copied_on_a_cpu() -> None:
         assert kept.images.data_ptr() == source.train_images.ctypes.data
         images, places = kept.at(torch.tensor([2, 0]))
         assert torch.equal(images[places], kept.run(0, 3)[[2, 0]])
+
+
+@pytest.mark.parametrize("share", [EVERYTHING, Share(1, 3)])
+@pytest.mark.parametrize("config", [CONFIG, endless("all"), endless(3)], ids=["numbered", "fresh", "fixed"])
+def test_batches_are_the_same_where_the_next_is_gathered_beforehand(
+    config: DatasetConfig, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = images(config=config)
+    expected = everything(training.epoch(1, 2, 32, share))
+    asked: list[threading.Thread] = []
+    ready = Kept.ready
+
+    def spy(kept: Kept, positions: Tensor) -> Tensor:
+        asked.append(threading.current_thread())
+        return ready(kept, positions)
+
+    monkeypatch.setattr(Kept, "ready", spy)
+    monkeypatch.setattr(Kept, "on_device", False)  # as where a GPU has no room for the images
+    found = everything(training.epoch(1, 2, 32, share))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(asked) == 3
+    assert threading.main_thread() not in asked
+    left = training.epoch(1, 2, 32, share)
+    next(left)
+    del left
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
 @pytest.mark.gpu
