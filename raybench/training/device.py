@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import torch
 
+import raybench
 from raybench.training.energy import Counter, counter_of, unknown
 
 NO_MEMORY = (
@@ -24,6 +28,10 @@ NO_MEMORY = (
 """Words of torch's RuntimeErrors that mean a lack of memory."""
 ASKED = re.compile(r"(?:Tried|Unable) to allocate ([\d.]+ [KMGTPE]?i?B)")
 ASKED_BYTES = re.compile(r"tried to allocate (\d+) bytes")
+
+
+MODELS = Path(raybench.__file__).parent / "models"
+"""The code of our own models."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,18 @@ def workers(device: Device) -> int:
 
 
 def where_computed(device: Device) -> str:
-    """What decides the last bits of a sum: the processor and torch."""
-    return f"{device.name or torch.cpu.get_capabilities()['cpu_name']}, torch {torch.__version__}"
+    """What decides what a model of given weights says: the processor, torch, timm, and the code of our own models."""
+    where = device.name or torch.cpu.get_capabilities()["cpu_name"]
+    return f"{where}, torch {torch.__version__}, timm {version('timm')}, models {_models_code()}"
+
+
+@cache
+def _models_code() -> str:
+    """First 12 hex digits of the SHA-256 over the files of `MODELS`."""
+    digest = hashlib.sha256()
+    for file in sorted(MODELS.glob("*.py")):
+        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:12]
 
 
 def multiplies_bf16() -> bool:

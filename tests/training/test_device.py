@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
 from raybench.training import device as module
@@ -100,6 +103,22 @@ def test_autocast_is_off_for_32_bits_and_on_below() -> None:
         with device.autocast():
             assert (a @ a).dtype == dtype
     assert isinstance(Device(torch.device("cpu"), "fp32").autocast(), contextlib.nullcontext)
+
+
+def test_what_was_computed_by_other_code_or_libraries_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Device(torch.device("cpu"), "fp32")
+    before = module.where_computed(here)
+    assert f"timm {timm.__version__}" in before
+    monkeypatch.setattr(module, "MODELS", shutil.copytree(module.MODELS, tmp_path / "models"))
+    for edited in (False, True):
+        if edited:
+            with (tmp_path / "models" / "resnet_cifar.py").open("a") as file:
+                file.write("# another\n")
+        module._models_code.cache_clear()
+        assert (module.where_computed(here) == before) != edited
+    module._models_code.cache_clear()
 
 
 def test_memory_of_the_process_is_positive_and_follows_what_it_takes() -> None:

@@ -328,6 +328,7 @@ def test_a_weight_file_that_is_replaced_is_another_teacher(tmp_path: Path) -> No
         ensure_teacher(by_hand, SETUP)
         given.append((as_planned(by_hand, SETUP), load_teacher(by_hand, SETUP, CPU)))
     (first, _), (second, _) = given
+    assert first.dataset.fingerprint == load("digits").fingerprint  # so that other data have other teachers
     assert teacher_key(first) != teacher_key(second)
     assert first.trial_id != second.trial_id
     views = torch.from_numpy(load("digits").test_images[:20].copy())
