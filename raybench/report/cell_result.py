@@ -112,5 +112,8 @@ class CellResult:
     """Wh that the devices drew during all trials of the cell, its tuning included; none where one of them has none."""
     best: bool = False
     """Whether it is really better than every other cell that is compared with the same one, and than that."""
+    test_bpp: Estimate | None = None
+    """Bits a pixel of the test images, of a codec: its PSNR says nothing without. None where there are none, or where
+    they are the test metric itself."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Trial of any setting -> the share of a device that it occupied; without those of which it is not known."""

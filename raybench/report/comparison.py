@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CellResult", "Counts", "Difference", "Mode", "Verdict", "compare"]
 
+BPP = "test_bpp"
+"""Bits a pixel, which a codec pays for its PSNR."""
 NUMBERS = (
+    BPP,
     *("param_count", "gmacs", "infer_samples_per_sec", "teacher_top1"),
     *("epochs", "train_time", "eval_time", "device_hours", "energy", "peak_memory"),
 )
@@ -133,6 +136,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         commits=_commits(kept),
         left_out=left_out,
         energy=_energy(begun),
+        test_bpp=estimate(_known(kept[BPP])) if test_metric != BPP else None,
         shares=_shares(begun),
     )
 

@@ -30,6 +30,7 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         **{f"selected/{key}": _plain(result.tuned.get(key)) for key in tuned},
         "metric": result.test_metric,
         **_estimate(result.test, ""),
+        **_estimate(result.test_bpp, "test_bpp_"),
         "selected_by": result.metric,
         "validation_mean": result.validation.mean if result.validation else None,
         "compared_with": result.baseline,

@@ -145,6 +145,8 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     stars = [f" {'*' if star else ' '}" if any(best) else "" for star in best]
     marked = tuple(f"{text}{star}" for text, star in zip(tested, stars, strict=True))
     columns = [Column(f"test\n{quantity}", marked)]
+    rates = [r.test_bpp for r in rows]
+    columns.append(Column(f"test\n{QUANTITIES['bpp']}", tuple(estimate_texts(rates, _digits_of(rates, 3)))))
     if any(r.difference for r in rows):
         references = {r.baseline: r.difference.to for r in rows if r.difference}
         said = [r.difference.verdict if r.difference else references.get(r.label, "") for r in rows]
@@ -270,6 +272,12 @@ def _digits(rows: Sequence[CellResult]) -> int:
     bounds = [bound for d in told for bound in (d.low, d.high) if bound]
     # A difference told apart from 0 is not shown as 0.
     return digits + any(float(f"{bound:.{digits}f}") == 0 for bound in bounds)
+
+
+def _digits_of(estimates: Sequence[Estimate | None], least: int) -> int:
+    """Decimals that show the spread of most, `least` where they have none."""
+    spreads = sorted(e.sd for e in estimates if e is not None and e.sd)
+    return max(least, min(6, 1 - math.floor(math.log10(5 * spreads[len(spreads) // 2])))) if spreads else least
 
 
 def estimate_texts(estimates: Sequence[Estimate | None], digits: int) -> list[str]:

@@ -7,9 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from raybench.config.plan import Cell
+from raybench.config.plan import Cell, Setting
+from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.report.comparison import CellResult, compare
+from raybench.report.export import as_csv, as_json, records
+from raybench.report.latex import latex_table
 from raybench.report.sheet import make_sheet, readable
+from raybench.report.tables import comparison_lines, sheet_markdown
 
 BASE: dict[str, Any] = {"name": "vit", "options": {"patch_size": 4, "depth": 4}}
 
@@ -61,3 +65,37 @@ def test_energy_is_shown_where_there_is_any_and_said_to_be_of_the_whole_device()
     assert "shared" not in note
     shared = make_sheet([without, replace(alone, shares={"a": 1.0, "b": 0.5})], "any")
     assert any("trials that shared a device each count all" in note for note in shared.footnotes)
+
+
+def codecs(test_metric: str = "test_psnr") -> list[CellResult]:
+    """Two codecs of two seeds each, the second with half the bits a pixel."""
+    cells, rows = [], []
+    for name, bpp in (("ci2p_codec", 0.6), ("codec_small", 0.3)):
+        about = {"dataset": DatasetConfig(name="digits"), "model": ModelConfig(name=name)}
+        trials = tuple(TrialConfig(task="compression", seed=seed, **about) for seed in (0, 1))
+        cells.append(Cell(name, {"model.name": name}, None, (Setting({}, trials),)))
+        known = {"status": "complete", "eval_psnr": 24.0, "preset": "small", "dataset_variant": "official"}
+        rows += [
+            {"trial_id": t.trial_id, **known, "test_psnr": 23.0 + t.seed, "test_bpp": bpp + 0.01 * t.seed}
+            for t in trials
+        ]
+    return compare(cells, pl.DataFrame(rows), "eval_psnr", "max", test_metric)
+
+
+def test_the_psnr_of_a_codec_stands_beside_its_bits_a_pixel_in_every_form() -> None:
+    results = codecs()
+    sheet = make_sheet(results, "codecs")
+    assert [column.title for column in sheet.columns[:2]] == ["test\nPSNR (dB)", "test\nbits a pixel"]
+    assert sheet.columns[1].texts == ("0.605 ± 0.007 (2)", "0.305 ± 0.007 (2)")
+    assert "test bits a pixel" in sheet_markdown(sheet)
+    assert r"0.305 $\pm$ 0.007" in latex_table(sheet)
+    assert "0.305 ± 0.007 (2)" in "\n".join(comparison_lines(results, "codecs"))
+    assert [round(each["test_bpp_mean"], 6) for each in records(results)] == [0.605, 0.305]
+    assert "test_bpp_mean" in as_csv(records(results)).splitlines()[0]
+    assert '"test_bpp_sd": 0.007' in as_json(records(results))
+
+
+def test_bits_a_pixel_are_not_shown_twice_nor_where_there_are_none() -> None:
+    titles = [column.title for column in make_sheet(codecs("test_bpp"), "codecs").columns]
+    assert titles.count("test\nbits a pixel") == 1
+    assert "test\nbits a pixel" not in [column.title for column in make_sheet(results(BASE), "any").columns]
