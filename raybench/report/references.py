@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from raybench.config.plan import show
 from raybench.config.trial import ModelConfig
 from raybench.report.comparison import CellResult
 from raybench.report.statistics import binomial_interval
-from raybench.results.published import PublishedRow
+from raybench.results.published import PublishedModel, PublishedRow
 
 
 def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
@@ -27,9 +28,10 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     size = trial.dataset.train_size
     sentences = trial.task == "translation"
     shown = f"all but {trial.dataset.val_size:,} held out for validation" if size == "all" and not sentences else size
+    known = _known_as(trial.model, row)
     pairs: list[tuple[str, object, object]] = [
         ("data set", trial.dataset.name, theirs.dataset),
-        ("model", *_models(trial.model, row)),
+        ("model", *_models(trial.model, row, known)),
         ("train sentences" if sentences else "train images", shown, theirs.train_size),
         ("epochs", trial.schedule.epochs, theirs.epochs),
         ("teacher", teacher.name if teacher else "none", row.teacher or "none"),
@@ -43,6 +45,7 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
         for what, ours, printed in pairs
         if ours != printed
     ]
+    found += _options_apart(trial.model, known)
     if trial.dataset.augment and trial.dataset.views != "all":
         found.append(f"views {trial.dataset.views:,} fixed an image, not fresh each epoch")
     if result.variants != ("official",):
@@ -52,11 +55,41 @@ def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _models(ours: ModelConfig, row: PublishedRow) -> tuple[str, str | None]:
+def _known_as(ours: ModelConfig, row: PublishedRow) -> PublishedModel | None:
+    """The name of the published model under which ours is that model; none where it is another."""
+    for model in row.models:
+        same = _architecture(model.name) == _architecture(ours.name)
+        if same and all(_is_one_of(ours.options.get(key), values) for key, values in model.options.items()):
+            return model
+    return None
+
+
+def _is_one_of(value: object, values: Sequence[str]) -> bool:
+    said = "none" if value is None else str(value)
+    return said in values or ("some" in values and said not in ("none", "0"))
+
+
+def _architecture(name: str) -> str:
+    """Without its tag, which names weights."""
+    return name.partition(".")[0]
+
+
+def _models(ours: ModelConfig, row: PublishedRow, known: PublishedModel | None) -> tuple[str, str | None]:
     """Both names; without a tag where neither has weights, since a tag names weights and no architecture."""
-    if ours.weights != "none" or row.setting.pretrained is not False or row.model_name is None:
-        return ours.name, row.model_name
-    return ours.name.partition(".")[0], row.model_name.partition(".")[0]
+    theirs = known.name if known else row.model_name
+    if ours.weights != "none" or row.setting.pretrained is not False or theirs is None:
+        return ours.name, theirs
+    return _architecture(ours.name), _architecture(theirs)
+
+
+def _options_apart(ours: ModelConfig, known: PublishedModel | None) -> list[str]:
+    """Options of ours that the published model does not have, such as a smaller width, or has without a value."""
+    if known is None:
+        return []
+    own = {key: value for key, value in ours.options.items() if key not in known.options and key != "img_size"}
+    silent = [key for key, values in known.options.items() if "some" in values]
+    said = [f"model with {', '.join(f'{key}={show(value)}' for key, value in own.items())}"] * bool(own)
+    return said + [f"{key} {show(ours.options[key])}, theirs not stated" for key in silent]
 
 
 def _weights(pretrained: bool) -> str:
@@ -99,11 +132,11 @@ def published_lines(rows: Sequence[PublishedRow], results: Sequence[CellResult],
 
 
 def closest(row: PublishedRow, results: Sequence[CellResult]) -> CellResult | None:
-    """The cell whose setting has the least that differs from a published one, of several that with the most images.
+    """The cell of the same model whose setting has the least that differs, of several that with the most images.
 
-    None where nothing was measured.
+    None where that model was not measured: another one's numbers have no place beside it.
     """
-    ours = [result for result in results if result.selected]
+    ours = [result for result in results if result.selected and _known_as(result.selected[0].model, row)]
     alike = [result for result in ours if _taught(result) == (row.teacher is not None)] or ours
     return min(alike, key=lambda result: (len(differing(row, result)), -_train_images(result)), default=None)
 
@@ -115,7 +148,12 @@ def _train_images(result: CellResult) -> float:
 
 def _apart(row: PublishedRow, results: Sequence[CellResult]) -> tuple[str, ...]:
     nearest = closest(row, results)
-    return differing(row, nearest) if nearest else ("nothing measured here yet",)
+    return differing(row, nearest) if nearest else (not_measured(results),)
+
+
+def not_measured(results: Sequence[CellResult]) -> str:
+    """Why no cell stands beside a published number."""
+    return "this model was not measured here" if any(r.selected for r in results) else "nothing measured here yet"
 
 
 def _taught(result: CellResult) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from raybench.report.comparison import CellResult
-from raybench.report.references import closest, described, differing
+from raybench.report.references import closest, described, differing, not_measured
 from raybench.report.sheet import Column, Sheet, signed_text
 from raybench.report.statistics import Estimate, binomial_interval, estimate
 from raybench.results.published import PublishedRow
@@ -34,7 +34,7 @@ class Reproduction:
     interval: tuple[float, float] | None
     """95 % binomial interval of a published accuracy whose number of test images is known, %."""
     cell: str | None
-    """Label of the closest cell; none where nothing was measured."""
+    """Label of the closest cell; none where that model was not measured."""
     measured: Estimate | None
     measured_as: str
     """Which of our figures that is: test, validation at epoch 2 …"""
@@ -70,7 +70,7 @@ def reproductions(
     for row in rows:
         nearest = closest(row, results)
         if nearest is None:
-            found.append(Reproduction(row, _interval(row), None, None, "", ("nothing measured here yet",), ()))
+            found.append(Reproduction(row, _interval(row), None, None, "", (not_measured(results),), ()))
             continue
         measured, named = _measured(row, nearest, epochs)
         label, differs = nearest.label, (*differing(row, nearest), *_read_otherwise(row, nearest))

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from raybench.errors import ResultsError
 
@@ -42,6 +42,24 @@ class PublishedSetting(_Record):
     """Optimizer, schedule and augmentation, in the source's words."""
 
 
+def _as_values(options: Any) -> Any:
+    """Each option's values as a tuple, where a file may give one alone."""
+    if not isinstance(options, dict):
+        return options
+    return {key: value if isinstance(value, list | tuple) else (str(value),) for key, value in options.items()}
+
+
+Identifying = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_as_values)]
+
+
+class PublishedModel(_Record):
+    """What raybench or timm calls a published model."""
+
+    name: str
+    options: Identifying = {}
+    """Options that tell it from others of that name -> the values that are it. `none`: left out; `some`: any but 0."""
+
+
 class PublishedRow(_Record):
     """One number, or one comparison in words, from one source."""
 
@@ -49,7 +67,11 @@ class PublishedRow(_Record):
     model: str
     """The model as the source calls it."""
     model_name: str | None = None
-    """The name under which raybench or timm knows it."""
+    """The name under which raybench or timm knows it; none where they have no such model."""
+    model_options: Identifying = {}
+    """As in `PublishedModel`, of that name."""
+    model_also: tuple[PublishedModel, ...] = ()
+    """Other names of the same model."""
     teacher: str | None = None
     setting: PublishedSetting = PublishedSetting()
     metric: str
@@ -81,6 +103,12 @@ class PublishedRow(_Record):
         if self.printed is not None and NUMBER.fullmatch(self.printed) and float(self.printed) != self.value:
             raise ValueError(f"printed {self.printed} is not the value {self.value}")
         return self
+
+    @property
+    def models(self) -> tuple[PublishedModel, ...]:
+        """Each name under which it is known here; none of a model that is not."""
+        named = (PublishedModel(name=self.model_name, options=self.model_options),) if self.model_name else ()
+        return (*named, *self.model_also)
 
     @property
     def quantity(self) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.report.comparison import CellResult, compare
-from raybench.report.references import differing, published_lines
+from raybench.report.references import closest, differing, published_lines
+from raybench.report.reproduction import reproductions
 from raybench.report.tables import comparison_lines, comparison_markdown
 from raybench.results.published import published
 
+TINY = "tiny_vit_5m_224.dist_in22k_ft_in1k"
 HELD_OUT = "train images all but 5,000 held out for validation, not all"
 FIXED_VIEWS = "views 50 fixed an image, not fresh each epoch"
 
@@ -100,3 +104,95 @@ def test_sentences_have_a_validation_set_of_their_own() -> None:
     (result,) = compare([cell], pl.DataFrame([{"trial_id": trial.trial_id, "status": "complete", "eval_loss": 1.6}]))
     for row in published("multi30k"):
         assert not [line for line in differing(row, result) if "held out" in line]
+
+
+B16, B32 = {"name": "vit_base_patch16_224"}, {"name": "vit_base_patch32_224"}
+OF_MODEL: list[tuple[str, str, dict[str, dict[str, Any] | None]]] = [
+    # Sweep, preset, published model -> the name and some options of the cell that may stand beside it; none: no cell.
+    (
+        "ci2p",
+        "paper",
+        {
+            "ViT-B/16": {"name": "vit_b16_gap"},
+            "ViT-B/32": B32,
+            "CI2P-ViT": {"name": "ci2p_vit"},
+            "CI2P-ViT-ds": {"name": "ci2p_vit_ds"},
+            "CNN-ViT": {"name": "cnn_vit"},
+            **dict.fromkeys(("DeiT-B", "T2T-ViT-24", "TNT-B", "CPVT-B", "Swin-B")),
+        },
+    ),
+    (
+        "ci2p",
+        "small",
+        {
+            "ViT-B/16": {"name": "vit_b16_gap", "patch_size": 16},
+            "ViT-B/32": {"name": "vit_b16_gap", "patch_size": 32},
+            "CI2P-ViT": {"name": "ci2p_vit"},
+            "CI2P-ViT-ds": {"name": "ci2p_vit_ds"},
+            "CNN-ViT": {"name": "cnn_vit"},
+            **dict.fromkeys(("DeiT-B", "T2T-ViT-24", "TNT-B", "CPVT-B", "Swin-B")),
+        },
+    ),
+    (
+        "pretrained",
+        "paper",
+        {
+            "basic ViT, from scratch": None,
+            "ResNet-18, pretrained": {"name": "resnet18"},
+            "ViT, pretrained": {**B16, "tome_r": None},
+            "ViT + ToMe, pretrained": {**B16, "tome_r": 8},
+            "ViT-B/16": {**B16, "tome_r": None},
+            "ViT-B/16, ToMe r = 13": {**B16, "tome_r": 13},
+            **dict.fromkeys(("ViT-S", "ViT-S, ToMe", "DeiT-S", "DeiT-S, trained with ToMe")),
+        },
+    ),
+    ("train_size", "paper", {"basic ViT, from scratch": {"name": "basic_vit"}}),
+    ("tinyvit_resnet", "small", {"ResNet-18": {"name": "resnet18"}, "TinyViT-5M": {"name": TINY}}),
+    ("deit_reverse", "quick", {"ResNet-50, alone": None, "ResNet-50, distilled": None}),
+    ("multi30k", "paper", {"Transformer base, de -> en": {"name": "multi30k_transformer"}}),
+]
+
+
+@pytest.mark.parametrize(("sweep", "preset", "expected"), OF_MODEL)
+def test_only_a_cell_of_the_same_model_stands_beside_a_published_number(
+    sweep: str, preset: str, expected: dict[str, dict[str, Any] | None]
+) -> None:
+    plan = make_plan(load_sweep(sweep, preset))
+    about = {"status": "complete", "eval_top1": 50.0, "test_top1": 50.0, "preset": preset}
+    results = compare(plan.cells, pl.DataFrame([{"trial_id": t.trial_id, **about} for t in plan.trials()]))
+    assert {row.model for row in published(sweep)} == set(expected)
+    for row in published(sweep):
+        wanted, nearest = expected[row.model], closest(row, results)
+        (found,) = reproductions([row], results, pl.DataFrame())
+        if wanted is None:
+            assert nearest is None, row.model
+            assert (found.cell, found.measured, found.difference) == (None, None, None)
+            assert found.differs == ("this model was not measured here",)
+        else:
+            assert nearest is not None, row.model
+            model = nearest.selected[0].model
+            assert {key: model.name if key == "name" else model.options.get(key) for key in wanted} == wanted
+            assert found.cell == nearest.label
+
+
+def test_the_trained_encoder_stands_beside_the_published_one() -> None:
+    plan = make_plan(load_sweep("ci2p", "small"))
+    about = {"status": "complete", "eval_top1": 50.0, "test_top1": 50.0, "preset": "small"}
+    results = compare(plan.cells, pl.DataFrame([{"trial_id": t.trial_id, **about} for t in plan.trials()]))
+    (row,) = [row for row in published("ci2p") if row.model == "CI2P-ViT" and row.setting.epochs and row.unit == "%"]
+    nearest = closest(row, results)
+    assert nearest is not None
+    assert nearest.selected[0].model.weights != "none"
+    # One of the same name that is narrower is said to be.
+    narrow = "model with encoder_channels=32, latent_channels=48, dim=128, depth=4, heads=4"
+    assert narrow in differing(row, nearest)
+
+
+def test_an_option_that_the_source_leaves_open_is_named() -> None:
+    plan = make_plan(load_sweep("pretrained", "paper"))
+    about = {"status": "complete", "eval_top1": 50.0, "test_top1": 50.0, "preset": "paper"}
+    results = compare(plan.cells, pl.DataFrame([{"trial_id": t.trial_id, **about} for t in plan.trials()]))
+    row = next(row for row in published("pretrained") if row.model == "ViT + ToMe, pretrained")
+    nearest = closest(row, results)
+    assert nearest is not None
+    assert "tome_r 8, theirs not stated" in differing(row, nearest)
