@@ -66,6 +66,8 @@ class Compared:
     notes: tuple[str, ...]
     price: Price | None
     """Of a device; none where nobody says."""
+    stale: bool
+    """Whether all of it was made by another recipe than this version's."""
     trials: pl.DataFrame = field(repr=False, compare=False)
     """The rows compared, one a trial."""
     epochs: pl.DataFrame = field(repr=False, compare=False)
@@ -74,12 +76,15 @@ class Compared:
     @property
     def title(self) -> str:
         """Sweep, preset and quantity."""
-        return f"{self.name}, {self.preset}, test {quantity_title(self.results[0].test_metric)}"
+        stale = ", all stale" if self.stale else ""
+        return f"{self.name}, {self.preset}, test {quantity_title(self.results[0].test_metric)}{stale}"
 
     def sheets(self) -> list[Sheet]:
         """The comparison, the same at equal cost, and what was published beside it."""
         main = make_sheet(self.results, self.title, price=self.price)
-        sheets = [replace(main, footnotes=(*main.footnotes, *self.notes))]
+        # That nothing here is of this recipe comes before all else.
+        first, later = (self.notes[:1], self.notes[1:]) if self.stale else ((), self.notes)
+        sheets = [replace(main, footnotes=(*first, *main.footnotes, *later))]
         if self.budget is not None:
             sheets.append(budget_sheet(self.budget, self.results))
         metric = self.results[0].metric
@@ -93,7 +98,7 @@ class Compared:
     def text(self, form: str) -> str:
         """All of it as md, html, csv, latex or json."""
         if form == "csv":
-            return as_csv(records(self.results, self.price))
+            return as_csv([{**record, "stale": self.stale} for record in records(self.results, self.price)])
         if form == "json":
             return as_json(self._content())
         if form in ("html", "latex"):
@@ -106,6 +111,7 @@ class Compared:
         return {
             "name": self.name,
             "preset": self.preset,
+            "stale": self.stale,
             "cells": records(self.results, self.price),
             "at_equal_cost": self.budget,
             "published": [
@@ -221,7 +227,9 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         notes.append("no sweep.yaml: what was merely tuned is not known, so every key that differs makes cells")
     elif len(stores) == 1 and not asked.by:
         ((name, store),) = stores.items()
-        if kept[name] is not None:
+        if found.stale:
+            pass  # what is due is of this recipe
+        elif kept[name] is not None:
             cells = _with_due(found, config, store)
         else:
             notes.append(f"axes of {config.name} as it is shipped: what is still due is not known")
@@ -252,6 +260,7 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         reproductions=tuple(reproductions(rows_published, results, epochs, assumed)),
         notes=tuple(notes),
         price=asked.price,
+        stale=found.stale,
         trials=found.rows,
         epochs=epochs,
     )

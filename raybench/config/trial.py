@@ -341,6 +341,15 @@ class TrialConfig(Section):
         """The trial's identity without its seed: trials of one setting are averaged over seeds."""
         return _digest({"setting": {key: value for key, value in self._deciding.items() if key != "seed"}})
 
+    def ids_of_seeds(self, seeds: Iterable[int], recipe: int = RECIPE_VERSION) -> list[str]:
+        """What `trial_id` is of this trial with each of the seeds, by the recipe of that version."""
+        without = {key: value for key, value in self._deciding.items() if key != "seed"}
+        # One text for all seeds: of a large sweep they are most of what differs.
+        at_default, mark = _text(without, recipe), "\0"
+        before, _, after = _text({**without, "seed": mark}, recipe).partition(json.dumps(mark))
+        default = type(self).model_fields["seed"].default
+        return [_hash(at_default if seed == default else f"{before}{seed}{after}") for seed in seeds]
+
     def at_defaults(self, keys: Iterable[str]) -> TrialConfig:
         """The same trial with these settings, all inert, at their defaults."""
         content = self.model_dump()
@@ -405,7 +414,14 @@ class TrialConfig(Section):
 
 
 def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps({"recipe_version": RECIPE_VERSION, **content}, sort_keys=True, separators=(",", ":"))
+    return _hash(_text(content, RECIPE_VERSION))
+
+
+def _text(content: dict[str, Any], recipe: int) -> str:
+    return json.dumps({"recipe_version": recipe, **content}, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ from raybench.config.faults import no_such_key
 from raybench.config.keys import get
 from raybench.config.plan import Cell, Setting, cell_factors, label
 from raybench.config.recorded import PREFIX, recorded_trial
-from raybench.config.trial import ModelConfig, TrialConfig, trial_keys
+from raybench.config.trial import RECIPE_VERSION, ModelConfig, TrialConfig, trial_keys
 from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 
@@ -26,7 +26,7 @@ SPLIT = ("dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.tra
 SEED_COLUMN = f"{PREFIX}seed"
 NEVER_COMPARED = ("seed", "dataset.path", "dataset.test_path", "distillation.teacher.gate")
 """Keys that repeat a trial, or say where things lie rather than what."""
-OF_ROWS = ("preset", "dataset_variant")
+OF_ROWS = ("preset", "dataset_variant", "recipe")
 """Columns of a row, beside the configuration, whose values are never averaged together."""
 
 
@@ -73,19 +73,23 @@ class Grouped:
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     """Trial -> why it stands in no cell."""
+    stale: bool = False
+    """Whether all of them were made by another recipe, so that none is what a sweep would make now."""
 
 
 def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped:
     """Cells of `trials` (`Store.trials()`, of one preset and kind of task) in the order of their factors' values.
 
     Every key that differs between trials and is not tuned is a factor, those of `axes` first; with `by` those named are
-    the factors and all others are tuned, but for the split of the data. Of rows with one configuration, made by earlier
-    recipes or found in several sweeps, one counts. Settings compete where every cell of the same data has tried them.
+    the factors and all others are tuned, but for the split of the data. Trials of another recipe are stale and stand
+    beside none of this one's: they are left out where one of this one's is complete, else compared among themselves.
+    Of rows with one configuration one counts. Settings compete where every cell of the same data has tried them.
     Raises ResultsError for a key of `by` that no row has.
     """
     read = _read(trials)
     known = trials.filter(~pl.col("trial_id").is_in(list(read.left_out))) if read.left_out else trials
     rows = _with_variants(known, read.trials)
+    rows, left_out, recipes = _of_one_recipe(rows, _stale(rows, read))
     rows, superseded = _one_a_configuration(rows, read)
     differing = _differing(rows, read)
     if by:
@@ -102,7 +106,10 @@ def grouped(trials: pl.DataFrame, axes: Axes, by: Sequence[str] = ()) -> Grouped
     if superseded:
         made = f"{superseded} trial{'s' * (superseded > 1)} of other versions"
         notes = [*notes, f"{made} left out for later ones of the same configuration"]
-    return Grouped(tuple(_with_baselines(cells, factors, tuned)), rows, tuple(notes), read.left_out)
+    if recipes:
+        notes = [_stale_note(rows.height, recipes), *notes]
+    found = tuple(_with_baselines(cells, factors, tuned))
+    return Grouped(found, rows, tuple(notes), read.left_out | left_out, stale=bool(recipes))
 
 
 def _read(rows: pl.DataFrame) -> Read:
@@ -163,6 +170,53 @@ def _with_variants(rows: pl.DataFrame, read: dict[str, TrialConfig]) -> pl.DataF
 
     filled = [variant_of(*pair) for pair in rows.select("trial_id", "dataset_variant").iter_rows()]
     return rows.with_columns(pl.Series("dataset_variant", filled, pl.String))
+
+
+def _stale(rows: pl.DataFrame, read: Read) -> dict[str, str]:
+    """Trial -> the recipe that made it, of those that have another identity now than they ran under."""
+    alike: dict[int, list[str]] = {}
+    for trial_id in rows["trial_id"]:
+        alike.setdefault(id(read.alike[trial_id]), []).append(trial_id)
+    found: dict[str, str] = {}
+    for trial_ids in alike.values():
+        first, seeds = read.alike[trial_ids[0]].model_copy(), [read.trials[trial_id].seed for trial_id in trial_ids]
+        other = [each for each, now in zip(trial_ids, first.ids_of_seeds(seeds), strict=True) if each != now]
+        for trial_id in other:
+            found[trial_id] = _recipe_of(trial_id, first, read.trials[trial_id].seed)
+    return found
+
+
+def _recipe_of(trial_id: str, alike: TrialConfig, seed: int) -> str:
+    earlier = range(1, RECIPE_VERSION)
+    return next((f"version {v}" for v in earlier if alike.ids_of_seeds([seed], v) == [trial_id]), "unknown")
+
+
+def _of_one_recipe(rows: pl.DataFrame, stale: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str], list[str]]:
+    """Rows of this recipe, why others are left out, and no recipe; where all that is complete is stale that alone.
+
+    Then a column says by which recipe each was made, and those are named.
+    """
+    if not stale:
+        return rows, {}, []
+    is_stale = pl.col("trial_id").is_in(list(stale))
+    complete = rows.filter(pl.col("status") == "complete")
+    if complete.filter(~is_stale).height or not complete.filter(is_stale).height:
+        why = f"stale, made by another recipe than version {RECIPE_VERSION} of this code: a sweep would run it again"
+        return rows.filter(~is_stale), dict.fromkeys(stale, why), []
+    others = rows.filter(~is_stale)["trial_id"].to_list()
+    why = "not complete yet, and all that is complete is of another recipe"
+    kept = rows.filter(is_stale)
+    made = pl.col("trial_id").replace_strict(stale, return_dtype=pl.String)
+    return kept.with_columns(recipe=made), dict.fromkeys(others, why), sorted(set(stale.values()))
+
+
+def _stale_note(count: int, recipes: Sequence[str]) -> str:
+    trials = f"all {count:,} trials are" if count > 1 else "the one trial is"
+    by = " and ".join(recipe if recipe.startswith("version") else "an unknown one" for recipe in recipes)
+    return (
+        f"STALE: {trials} of another recipe ({by}) than version {RECIPE_VERSION} of this code, "
+        "and compared with nothing that it makes; a sweep would run them again"
+    )
 
 
 def _one_a_configuration(rows: pl.DataFrame, read: Read) -> tuple[pl.DataFrame, int]:

@@ -226,7 +226,23 @@ def test_one_configuration_is_one_trial_whoever_made_it(made: Made) -> None:
         write(store, trial, "deit_reverse", "quick", "", found)
     table = only(root, "deit_reverse")
     assert {result.test.n for result in table.results if result.test} == {3}
-    assert any(f"{len(older)} trials of other versions left out" in note for note in table.notes)
+    assert any(f"left out: {len(older)} trials (" in note and "stale" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("form", ["md", "json", "csv"])
+def test_a_table_of_stale_trials_says_so_in_every_form(made: Made, form: str) -> None:
+    root = made("deit_reverse", "quick", lambda _: {"status": Status.RUNNING})
+    store = Store(root / "deit_reverse")
+    for trial in load_trials():
+        ran = trial.model_copy()
+        ran.__dict__ |= {"trial_id": f"old{trial.trial_id[3:]}", "setting_id": f"old{trial.setting_id[3:]}"}
+        write(store, ran, "deit_reverse", "quick", "", complete(trial) or {})
+    table = only(root, "deit_reverse")
+    assert {result.test.n for result in table.results if result.test} == {3}
+    assert {result.counts.due for result in table.results} == {0}
+    text = table.text(form)
+    assert {"md": "\n- STALE: all ", "json": '"stale": true', "csv": ",stale\n"}[form] in text
+    assert "all stale" in table.title
 
 
 def test_rows_of_no_configuration_are_named_once_a_reason(made: Made) -> None:

@@ -51,9 +51,11 @@ def test_a_configuration_is_read_once_for_all_its_seeds(monkeypatch: pytest.Monk
 
 
 def test_a_row_keeps_the_identity_that_it_ran_under() -> None:
-    (cell,) = cells_of(row(trial(0.1, 0)), row(trial(0.1, 1), trial_id="0123456789ab", setting_id="ba9876543210")).cells
+    names = {"setting_id": "ba9876543210"}
+    rows = [row(trial(0.1, seed), trial_id=f"0123456789a{seed}", **names) for seed in (0, 1)]
+    (cell,) = cells_of(*rows).cells
     older = cell.settings[0].trials[1]
-    assert (older.seed, older.trial_id, older.setting_id) == (1, "0123456789ab", "ba9876543210")
+    assert (older.seed, older.trial_id, older.setting_id) == (1, "0123456789a1", "ba9876543210")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -64,3 +66,41 @@ def test_a_seed_that_is_none_leaves_its_row_out_and_no_other(seed: int) -> None:
         assert [each.seed for each in found.cells[0].settings[0].trials] == [0]
         assert list(found.left_out) == ["0123456789ab"]
         assert "seed" in found.left_out["0123456789ab"]
+
+
+def of_recipe(version: int, lr: float, seed: int, **changes: Any) -> dict[str, Any]:
+    of = trial(lr, seed)
+    (earlier,) = of.ids_of_seeds([seed], version)
+    return row(of, trial_id=earlier, setting_id="earlier", **changes)
+
+
+def test_ids_of_seeds_are_those_of_the_trials() -> None:
+    assert trial(0.1, 5).ids_of_seeds([0, 1, 4_000_000_000]) == [trial(0.1, s).trial_id for s in (0, 1, 4_000_000_000)]
+
+
+def test_a_stale_trial_stands_beside_none_of_this_recipe() -> None:
+    # The stale rows alone have seeds 1 and 2: they would fill up the cell of this recipe.
+    stale = [of_recipe(1, 0.1, 1), of_recipe(1, 0.1, 2), of_recipe(1, 0.2, 0, status="failed")]
+    found = cells_of(row(trial(0.1, 0)), *stale)
+    (cell,) = found.cells
+    assert [each.seed for setting in cell.settings for each in setting.trials] == [0]
+    assert set(found.left_out) == {each["trial_id"] for each in stale}
+    assert all("stale" in why for why in found.left_out.values())
+    assert not found.stale
+
+
+def test_where_all_is_stale_it_is_said_and_compared_with_itself_alone() -> None:
+    running = row(trial(0.1, 2), status="running")
+    found = cells_of(of_recipe(1, 0.1, 0), of_recipe(1, 0.1, 1), running)
+    (cell,) = found.cells
+    assert [each.seed for setting in cell.settings for each in setting.trials] == [0, 1]
+    assert found.stale
+    assert found.notes[0].startswith("STALE: all 2 trials are of another recipe (version 1) than version")
+    assert list(found.left_out) == [running["trial_id"]]
+
+
+def test_stale_trials_of_two_recipes_are_two_populations() -> None:
+    unknown = [row(trial(0.1, seed), trial_id=f"0123456789a{seed}", setting_id="older") for seed in (0, 1)]
+    found = cells_of(of_recipe(1, 0.1, 0), of_recipe(1, 0.1, 1), *unknown)
+    assert [cell.factors for cell in found.cells] == [{"recipe": "unknown"}, {"recipe": "version 1"}]
+    assert [cell.baseline for cell in found.cells] == [None, None]
