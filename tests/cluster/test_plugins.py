@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
+from raybench.config import plugins
+from raybench.sweep import main
+
 if TYPE_CHECKING:
     from .conftest import Sweeps
 
@@ -38,7 +41,9 @@ def test_a_setup_carries_the_plugins_of_its_trials() -> None:
     assert unpack_setup(pack_setup(setup)) == setup
 
 
-def test_model_teacher_and_loss_of_a_plugin_in_workers(sweeps: Sweeps) -> None:
+def test_model_teacher_and_loss_of_a_plugin_in_workers(
+    sweeps: Sweeps, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = sweeps.folder / "mine.py"
     plugin.write_text(PLUGIN)
     axes = ["model.name=my_net", "distillation.type=squared", "distillation.teacher.name=my_net"]
@@ -54,8 +59,14 @@ def test_model_teacher_and_loss_of_a_plugin_in_workers(sweeps: Sweeps) -> None:
     kept = folder / "plugins" / f"{hashlib.sha256(PLUGIN.encode()).hexdigest()[:12]}-mine.py"
     assert kept.read_text() == PLUGIN
     # Nothing is left to do, and without the plugin its names are unknown.
-    again = sweeps.run("plugin", *axes, *less, "--plugin", "mine.py")
-    assert "nothing to do: 1 of 1 trials settled" in again.stdout, again.stdout + again.stderr
-    without = sweeps.run("plugin", *axes, *less)
-    assert without.returncode == 2
-    assert 'model.name = "my_net": unknown model' in without.stderr
+    monkeypatch.chdir(sweeps.folder)
+    command = sweeps.command("plugin", *axes, *less)[3:]
+    plugins.forget()
+    try:
+        assert main([*command, "--plugin", "mine.py"]) == 0
+        assert "nothing to do: 1 of 1 trials settled" in capsys.readouterr().out
+        plugins.forget()
+        assert main(command) == 2
+        assert 'model.name = "my_net": unknown model' in capsys.readouterr().err
+    finally:
+        plugins.forget()
