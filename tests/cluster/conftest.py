@@ -50,6 +50,11 @@ class Sweeps:
     environment: dict[str, str]
     folder: Path
 
+    @property
+    def home(self) -> Path:
+        """The home folder of the run that is looked at."""
+        return self.folder / "home"
+
     def command(self, results: str, *arguments: str) -> list[str]:
         """The command line."""
         start = [sys.executable, "-m", "raybench.sweep", str(self.file), "--preset", "quick"]
@@ -116,5 +121,6 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
 
 @pytest.fixture(scope="module")
 def whole(sweeps: Sweeps) -> subprocess.CompletedProcess[str]:
-    """One uninterrupted run that the tests below look at."""
-    return sweeps.run("whole")
+    """One uninterrupted run, with a home folder of its own, that several tests look at."""
+    sweeps.home.mkdir()
+    return sweeps.run("whole", HOME=str(sweeps.home), XDG_CACHE_HOME=str(sweeps.home / ".cache"))

@@ -1,9 +1,7 @@
-"""A sweep that is stopped, and workers that are killed, while it runs."""
+"""Workers that are killed while a sweep runs."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,51 +10,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 import psutil
 import pytest
-from polars.testing import assert_frame_equal
 
 if TYPE_CHECKING:
     from conftest import Sweeps  # type: ignore[import-not-found]
-
-
-@pytest.mark.scenario(4)
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),  # of a terminal that is closed
-    ],
-)
-def test_a_signal_stops_it_and_the_same_command_goes_on(
-    sweeps: Sweeps, whole: subprocess.CompletedProcess[str], number: signal.Signals, code: int
-) -> None:
-    name = f"stopped-{code}"
-    driver = sweeps.start(name)
-    assert driver.stdout is not None
-    lines: list[str] = []
-    for line in driver.stdout:
-        lines.append(line)
-        if " complete " in line:
-            break
-    started = psutil.Process(driver.pid).children(recursive=True)
-    begun = time.monotonic()
-    driver.send_signal(number)
-    rest = driver.communicate(timeout=30)[0]
-    assert driver.returncode == code, "".join(lines) + rest
-    # Measured at 2 s on a quiet machine; the bound is that of the promise.
-    assert time.monotonic() - begun < 10
-    assert "stopping: " in rest
-    assert f"Go on with:  python -m raybench.sweep {sweeps.file}" in rest
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == []
-    again = sweeps.run(name)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert ", 0 settled" not in again.stdout
-    assert whole.returncode == 0
-    seeds = sweeps.finals(name)["trial_id"].to_list()
-    assert_frame_equal(
-        sweeps.metrics(name), sweeps.metrics("whole").filter(pl.col("trial_id").is_in(seeds)), check_exact=True
-    )
 
 
 @pytest.mark.scenario(1)

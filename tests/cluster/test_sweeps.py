@@ -1,13 +1,15 @@
-"""Whole sweeps on a real Ray, as a user runs them."""
+"""Whole sweeps on a real Ray, as a user runs them, and one that is stopped."""
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 import polars as pl
+import psutil
 import pytest
 import yaml
 from polars.testing import assert_frame_equal
@@ -63,17 +65,50 @@ def test_what_it_leaves(whole: subprocess.CompletedProcess[str], sweeps: Sweeps)
     assert len(list((folder / "tensorboard").iterdir())) == 9
 
 
-def test_it_writes_nowhere_else(whole: subprocess.CompletedProcess[str], sweeps: Sweeps, tmp_path: Path) -> None:
-    """With a home folder of its own: it stays empty, since cache and results were named."""
-    home = tmp_path / "home"
-    home.mkdir()
-    again = sweeps.run("elsewhere", "--max-concurrent", "1", HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert list(home.rglob("*")) == []
+def test_it_writes_nowhere_else(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
+    """Its home folder stays empty, since cache and results were named."""
     assert whole.returncode == 0
-    # The same seeds on one worker, which serves all trials, as on two: bit for bit.
-    assert_frame_equal(sweeps.metrics("elsewhere"), sweeps.metrics("whole"), check_exact=True)
-    assert_frame_equal(sweeps.finals("elsewhere"), sweeps.finals("whole"), check_exact=True)
+    assert list(sweeps.home.rglob("*")) == []
+
+
+@pytest.mark.scenario(4)
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),  # of a terminal that is closed
+    ],
+)
+def test_a_signal_stops_it_and_the_same_command_goes_on(
+    sweeps: Sweeps, whole: subprocess.CompletedProcess[str], number: signal.Signals, code: int
+) -> None:
+    name = f"stopped-{code}"
+    driver = sweeps.start(name)
+    assert driver.stdout is not None
+    lines: list[str] = []
+    for line in driver.stdout:
+        lines.append(line)
+        if " complete " in line:
+            break
+    started = psutil.Process(driver.pid).children(recursive=True)
+    begun = time.monotonic()
+    driver.send_signal(number)
+    rest = driver.communicate(timeout=30)[0]
+    assert driver.returncode == code, "".join(lines) + rest
+    # Measured at 2 s on a quiet machine; the bound is that of the promise.
+    assert time.monotonic() - begun < 10
+    assert "stopping: " in rest
+    assert f"Go on with:  python -m raybench.sweep {sweeps.file}" in rest
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+    again = sweeps.run(name, "--max-concurrent", "1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ", 0 settled" not in again.stdout
+    assert whole.returncode == 0
+    # On two workers and then on one, which serves all the trials that are left: the bits of a run on two.
+    assert_frame_equal(sweeps.metrics(name), sweeps.metrics("whole"), check_exact=True)
+    assert_frame_equal(sweeps.finals(name), sweeps.finals("whole"), check_exact=True)
 
 
 def test_the_second_time_there_is_nothing_to_do(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
@@ -86,13 +121,26 @@ def test_the_second_time_there_is_nothing_to_do(whole: subprocess.CompletedProce
     assert_frame_equal(sweeps.finals("whole"), before, check_exact=True)
 
 
-def test_a_finished_sweep_is_extended(whole: subprocess.CompletedProcess[str], sweeps: Sweeps) -> None:
+def test_a_finished_sweep_is_extended_and_what_diverges_is_told_and_never_best(
+    whole: subprocess.CompletedProcess[str], sweeps: Sweeps
+) -> None:
     assert whole.returncode == 0
-    more = sweeps.run("whole", "--seeds", "3")
-    assert more.returncode == 0, more.stdout + more.stderr
-    assert "12 trials, 8 settled" in more.stdout
-    assert sweeps.finals("whole").height == 12
-    assert pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials" / "*.parquet")["attempt"].to_list() == [1] * 12
+    rates = "optimizer.lr=[0.05, 0.1, 1e30]"
+    more = sweeps.run("whole", rates, "--seeds", "1")
+    assert more.returncode == 1, more.stdout + more.stderr
+    assert "6 trials, 4 settled" in more.stdout
+    finals = sweeps.finals("whole")
+    assert sorted(finals["status"]) == ["complete"] * 8 + ["diverged"] * 2
+    trials = pl.read_parquet(sweeps.folder / "whole" / "tiny" / "trials" / "*.parquet")
+    assert trials["attempt"].to_list() == [1] * 10
+    assert more.stdout.count("diverged: ") == 2
+    assert "loss is" in more.stdout
+    table = (sweeps.folder / "whole" / "tiny" / "comparison.md").read_text()
+    assert table.count("1 diverged of 3") == 2
+    assert "1e+30" not in table
+    again = sweeps.run("whole", rates, "--seeds", "1")
+    assert again.returncode == 1
+    assert "nothing to do" in again.stdout
 
 
 @pytest.mark.slow
@@ -105,18 +153,6 @@ def test_trials_are_run_again_when_asked(sweeps: Sweeps) -> None:
     trials = pl.read_parquet(sweeps.folder / "again" / "tiny" / "trials" / "*.parquet")
     assert trials.filter(pl.col("attempt") == 2)["trial_id"].to_list() == [chosen]
     assert_frame_equal(sweeps.finals("again"), before, check_exact=True)
-
-
-def test_diverged_trials_are_told_and_never_best(sweeps: Sweeps) -> None:
-    result = sweeps.run("diverged", "optimizer.lr=[0.1, 1e30]", "--seeds", "1")
-    assert result.returncode == 1, result.stdout + result.stderr
-    finals = sweeps.finals("diverged")
-    assert sorted(finals["status"]) == ["complete", "complete", "diverged", "diverged"]
-    assert result.stdout.count("diverged: ") == 2
-    assert "loss is" in result.stdout
-    again = sweeps.run("diverged", "optimizer.lr=[0.1, 1e30]", "--seeds", "1")
-    assert again.returncode == 1
-    assert "nothing to do" in again.stdout
 
 
 @pytest.mark.slow
