@@ -156,6 +156,8 @@ class TimeLeft:
         """Spent on teachers so far."""
         self._said: tuple[float, float] | None = None
         """When it was last reckoned, and what came out."""
+        self._reckoned: dict[tuple[str, int, tuple[int, ...], int], float] = {}
+        """Kind, trials, rungs and begin of a job -> its seconds, within one reckoning."""
         self._reckoning_took = 0.0
         self._news = True
 
@@ -195,7 +197,8 @@ class TimeLeft:
     def seen(self, trial: TrialConfig, seconds: Sequence[float]) -> None:
         """The epochs of a running trial so far, each with its seconds."""
         with self._lock:
-            job = next((each for each in self._running.values() if trial in each.job.trials), None)
+            ids = ((each, {one.trial_id for one in each.job.trials}) for each in self._running.values())
+            job = next((each for each, known in ids if trial.trial_id in known), None)
             new = len(seconds) - job.begin if job else 0
             if job and len(job.job.trials) == 1 and new > job.epochs:
                 kind = self._kind(trial)
@@ -262,6 +265,7 @@ class TimeLeft:
         return left
 
     def _trials_left(self, now: float, width: int) -> float:
+        self._reckoned.clear()
         cells = {label: index for index, (label, _) in enumerate(self._to_come)}
         running = [
             (cells.get(each.job.cell, 0), self._running_left(each, now)) for each in list(self._running.values())
@@ -273,6 +277,7 @@ class TimeLeft:
     def work(self) -> float:
         """Seconds of all trials that are to come, one after the other."""
         with self._lock:
+            self._reckoned.clear()
             return sum(self._job_s(each) for stages in self._waiting() for stage in stages for each in stage)
 
     def _waiting(self) -> Iterator[list[list[Stretch]]]:
@@ -288,11 +293,13 @@ class TimeLeft:
             yield [first, *stages[1:]]
 
     def _job_s(self, stretch: Stretch) -> float:
-        """Seconds of a job that waits."""
-        job = stretch.job
-        trial = job.trials[0]
-        epochs = len(job.trials) * self._expected(job, stretch.begin)
-        return self._fixed_s(trial) + epochs * self._epoch_s(trial)
+        """Seconds of a job that waits; reckoned once for all of its kind."""
+        job, trial = stretch.job, stretch.job.trials[0]
+        key = (self._cost(trial).kind, len(job.trials), job.rungs, stretch.begin)
+        if key not in self._reckoned:
+            epochs = len(job.trials) * self._expected(job, stretch.begin)
+            self._reckoned[key] = self._fixed_s(trial) + epochs * self._epoch_s(trial)
+        return self._reckoned[key]
 
     def _running_left(self, each: _Running, now: float) -> float:
         """Seconds of a job at work: by its own epochs, the more so the more there are."""

@@ -141,14 +141,15 @@ def test_asking_for_an_unknown_trial_starts_and_keeps_nothing(settled: Settled) 
 def test_the_time_of_a_plan_is_never_less_than_its_longest_trial(
     settled: Settled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two at a time, seven trials of a second and one of 100 s."""
-    long = next(settled.plan().trials()).trial_id
+    """Two of 100 s and six of a second: eight at a time as long as one of them, two at a time three seconds more."""
+    long = next(settled.plan().trials()).setting_id
 
     def cost(_: Estimator, trial: TrialConfig) -> TrialCost:
-        return TrialCost("a kind", 0.0, 100.0 if trial.trial_id == long else 1.0)
+        return TrialCost(trial.setting_id, 0.0, 100.0 if trial.setting_id == long else 1.0)
 
     monkeypatch.setattr(Estimator, "cost", cost)
     sweep = loaded(settled)
-    monkeypatch.setattr(type(sweep), "width", 2)
     monkeypatch.setattr(Estimator, "teacher_s", lambda *_: 0.0)
-    assert estimate(sweep).wall_s == 100.0 + START_S
+    for width, trials_s in ((8, 100.0), (2, 103.0)):
+        monkeypatch.setattr(type(sweep), "width", width)
+        assert estimate(sweep).wall_s == trials_s + START_S
