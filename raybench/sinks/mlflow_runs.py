@@ -71,10 +71,10 @@ class MlflowRuns:
             params = [Param(key, value) for key, value in _short(run.params).items()]
             points = [(epoch, values) for epoch, values in run.curve] + [(run.best_epoch, run.scores)]
             metrics = [Metric(key, value, end or 0, epoch) for epoch, values in points for key, value in values.items()]
-            for some in _parts(params, MOST_PARAMS):
-                self._client.log_batch(name, params=some)
-            for some in _parts(metrics, MOST_METRICS):
-                self._client.log_batch(name, metrics=some)
+            for some_params in _parts(params, MOST_PARAMS):
+                self._client.log_batch(name, params=some_params)
+            for some_metrics in _parts(metrics, MOST_METRICS):
+                self._client.log_batch(name, metrics=some_metrics)
             self._client.set_terminated(name, STATUS[run.status], end)
             for earlier in self._runs.pop(run.attempt.trial_id, []):
                 self._client.delete_run(earlier.info.run_id)

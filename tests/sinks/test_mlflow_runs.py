@@ -74,7 +74,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def there(uri: str, experiment: str) -> tuple[Any, list[Any]]:
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
+    client: Any = MlflowClient(tracking_uri=uri)
     return client, list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id]))
 
 

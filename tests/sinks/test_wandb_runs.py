@@ -22,15 +22,17 @@ pytestmark = [
 
 def content(folder: Path) -> dict[str, list[Any]]:
     """What a run's file holds, by kind of record."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
 
+    records: Any = wandb_internal_pb2
+
     (file,) = folder.glob("run-*.wandb")
-    store = DataStore()
+    store: Any = DataStore()
     store.open_for_scan(str(file))
     found: dict[str, list[Any]] = {}
     while (data := store.scan_data()) is not None:
-        record = Record()
+        record = records.Record()
         record.ParseFromString(data)
         found.setdefault(record.WhichOneof("record_type"), []).append(record)
     store.close()
