@@ -62,11 +62,12 @@ format: $(STAMP)  ## what ruff can mend, mended
 bench: $(STAMP)  ## every benchmark that needs no GPU, but the long ones (chaos, scenarios, view_accuracy, results_scale, scaling, tune_overhead), into docs/performance.md
 	@$(RUN) benchmarks.peers.performance_page $(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py benchmarks/view_accuracy.py benchmarks/results_scale.py benchmarks/scaling.py benchmarks/tune_overhead.py,$(wildcard benchmarks/*.py))
 
-bench-gpu: $(STAMP)  ## the benchmarks that need a GPU (benchmarks/gpu_*.py)
+# On a rented machine with torch of its own nothing is installed: PYTHON=python3 make bench-gpu, where there is no .venv.
+bench-gpu:  ## the benchmarks that need a GPU (benchmarks/gpu_*.py), by .venv or, without one, by PYTHON
 	@$(call each,$(wildcard benchmarks/gpu_*.py))
 
 # Runs each file, goes on after a failure, and fails at the end.
-each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; PYTHONPATH=. .venv/bin/python "$$file" $(ARGS) || failed="$$failed $$file"; done; \
+each = $(if $(1),failed=; for file in $(1); do echo "== $$file"; PYTHONPATH=. $(or $(wildcard .venv/bin/python),$(PYTHON),python3) "$$file" $(ARGS) || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; },echo "no such file in benchmarks/")
 
 docs: $(STAMP)  ## the pages as a site, in site/; a broken link is an error

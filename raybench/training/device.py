@@ -12,7 +12,6 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
 import torch
 
 import raybench
@@ -98,6 +97,8 @@ class Device:
 
 def resident_mib() -> float:
     """Resident memory of this process, MiB."""
+    import psutil
+
     return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
 
 
