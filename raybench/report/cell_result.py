@@ -27,6 +27,20 @@ class Counts:
     diverged: int = 0
     pruned: int = 0
     due: int = 0
+    without_metric: int = 0
+    """Of the complete ones those without a number for the test metric or for the one that selects."""
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A setting that scored better than the selected one, with fewer seeds than were asked for."""
+
+    tuned: Mapping[str, Any]
+    seeds: int
+    """That have a score."""
+    asked: int
+    mean: float
+    """Of the scores on validation."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,10 @@ class CellResult:
     """Wh that the devices drew during all trials of the cell, its tuning included; none where one of them has none."""
     best: bool = False
     """Whether it is really better than every other cell that is compared with the same one, and than that."""
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Complete trial of any setting -> the metric of which it has no number."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Settings that were not selected for want of seeds alone."""
     test_bpp: Estimate | None = None
     """Bits a pixel of the test images, of a codec: its PSNR says nothing without. None where there are none, or where
     they are the test metric itself."""

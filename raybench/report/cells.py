@@ -21,8 +21,8 @@ from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 
 Found = TypeVar("Found")
-SPLIT = ("dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
-"""Keys that say which images a trial learned from and was judged on: two values of one are never averaged together."""
+SPLIT = ("task", "dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
+"""Keys that say what a trial learned from and was judged on: two values of one are never averaged together."""
 SEED_COLUMN = f"{PREFIX}seed"
 NEVER_COMPARED = ("seed", "dataset.path", "dataset.test_path", "distillation.teacher.gate")
 """Keys that repeat a trial, or say where things lie rather than what."""
@@ -378,7 +378,11 @@ def _tried(cell: Cell, statuses: dict[str, str]) -> set[str]:
 
 
 def _data(cell: Cell) -> str:
-    return _key({key: value for key, value in cell.factors.items() if key.startswith("dataset") or key in OF_ROWS})
+    return _key({key: value for key, value in cell.factors.items() if _of_data(key)})
+
+
+def _of_data(key: str) -> bool:
+    return key.startswith("dataset") or key == "task" or key in OF_ROWS
 
 
 def _with_baselines(cells: Sequence[Cell], factors: Sequence[str], tuned: Sequence[str]) -> list[Cell]:

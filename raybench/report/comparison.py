@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from raybench.config.sweep import better
-from raybench.report.cell_result import CellResult, Counts, Difference, Verdict
+from raybench.report.cell_result import CellResult, Counts, Difference, PassedOver, Verdict
 from raybench.report.selection import Mode, Rank, first_best, rank_of
 from raybench.report.statistics import estimate
 from raybench.report.verdicts import with_verdicts
 
 if TYPE_CHECKING:
     from raybench.config.plan import Cell, Setting
+    from raybench.config.trial import TrialConfig
 
 __all__ = ["CellResult", "Counts", "Difference", "Mode", "Verdict", "compare"]
 
@@ -50,7 +51,8 @@ def compare(
     """Results in the order of `cells`, from one row a trial (`Store.trials()`).
 
     In each cell the setting with the best mean `metric` over its seeds is selected among the settings whose seeds are
-    all complete; others come after them, those with more complete seeds first. `test_mode` says which way
+    all complete; others come after them, those with more complete seeds first. Seeds that lack one of the two metrics
+    are counted and stand in neither mean. `test_mode` says which way
     `test_metric` is better: `mode` where both measure the same thing, else lower for a loss and higher for the rest.
     """
     rows = _of_cells(cells, _read(trials, (metric, test_metric)))
@@ -100,10 +102,13 @@ def _where(rows: Columns, which: Callable[[int], bool]) -> Columns:
 def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metric: str, test_mode: Mode) -> CellResult:
     complete = _where(begun, lambda place: begun["status"][place] == "complete")
     sound = _where(complete, lambda place: complete["deviation"][place] is None)
-    selected = _select(cell.settings, _by_trial(sound, metric), mode)
-    test = _by_trial(sound, test_metric)
-    done = tuple(trial for trial in selected.trials if trial.trial_id in test) if selected else ()
-    by_seed = tuple((trial.seed, value) for trial in done if (value := test[trial.trial_id]) is not None)
+    scores, test = _by_trial(sound, metric), _by_trial(sound, test_metric)
+    selected = _select(cell.settings, scores, mode)
+    done = _done(selected, scores)
+    by_seed, validation = _scores(done, scores, test)
+    lacking = {
+        each: test_metric if test[each] is None else metric for each in test if None in (test[each], scores[each])
+    }
     chosen = {trial.trial_id for trial in done}
     kept = _where(sound, lambda place: sound["trial_id"][place] in chosen)
     teachers = _known(kept["teacher_top1"])
@@ -116,9 +121,9 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         selected=done,
         by_seed=by_seed,
         test=estimate([value for _, value in by_seed]),
-        validation=estimate(_known(kept[metric])),
+        validation=estimate(validation),
         difference=None,
-        counts=_counts(begun["status"], len(_trial_ids(cell)), len(left_out)),
+        counts=_counts(begun["status"], len(_trial_ids(cell)), len(left_out), len(lacking)),
         train_time=_median(kept["train_time"]),
         epoch_time=_epoch_time(kept),
         peak_memory=max(_known(kept["peak_memory"]), default=None),
@@ -136,6 +141,8 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         commits=_commits(kept),
         left_out=left_out,
         energy=_energy(begun),
+        without=lacking,
+        passed_over=_passed_over(cell.settings, selected, scores, mode),
         test_bpp=estimate(_known(kept[BPP])) if test_metric != BPP else None,
         shares=_shares(begun),
     )
@@ -145,25 +152,61 @@ def _by_trial(rows: Columns, column: str) -> dict[str, Any]:
     return dict(zip(rows["trial_id"], rows[column], strict=True))
 
 
-def _select(settings: Sequence[Setting], scores: Mapping[str, float | None], mode: Mode) -> Setting | None:
+Scores = Mapping[str, float | None]
+"""Complete trial -> its number by a metric; none where it has none."""
+
+
+def _done(setting: Setting | None, scores: Scores) -> tuple[TrialConfig, ...]:
+    """Its complete trials; none of no setting."""
+    return tuple(trial for trial in setting.trials if trial.trial_id in scores) if setting else ()
+
+
+def _select(settings: Sequence[Setting], scores: Scores, mode: Mode) -> Setting | None:
     """The setting that is selected by the scores of complete trials; none where there are none."""
 
     def ranked() -> Iterator[tuple[Setting, Rank]]:
         for setting in settings:
-            found = [scores[trial.trial_id] for trial in setting.trials if trial.trial_id in scores]
-            if found:
-                known = [score for score in found if score is not None]
-                yield setting, rank_of(known, len(setting.trials), mode)
+            if found := [scores[trial.trial_id] for trial in _done(setting, scores)]:
+                yield setting, rank_of(_known(found), len(setting.trials), mode)
 
     return first_best(ranked())
 
 
-def _counts(statuses: Sequence[str | None], wanted: int, deviating: int) -> Counts:
+def _passed_over(
+    settings: Sequence[Setting], selected: Setting | None, scores: Scores, mode: Mode
+) -> tuple[PassedOver, ...]:
+    """Settings with a better mean than the selected one, that lack a seed."""
+    chosen = _known(scores[trial.trial_id] for trial in _done(selected, scores))
+    if not chosen:
+        return ()
+    sign, found = 1 if mode == "max" else -1, []
+    for setting in settings:
+        known = _known(scores[trial.trial_id] for trial in _done(setting, scores))
+        if setting is selected or not 0 < len(known) < len(setting.trials):
+            continue
+        mean = math.fsum(known) / len(known)
+        if sign * mean > sign * math.fsum(chosen) / len(chosen):
+            found.append(PassedOver(setting.tuned, len(known), len(setting.trials), mean))
+    return tuple(found)
+
+
+def _scores(
+    done: Sequence[TrialConfig], scores: Scores, test: Scores
+) -> tuple[tuple[tuple[int, float], ...], list[float]]:
+    """The test metric by seed and the values of validation, over the same seeds where any has both."""
+    found = [(trial.seed, test[trial.trial_id], scores[trial.trial_id]) for trial in done]
+    found = [each for each in found if None not in each] or found
+    by_seed = tuple((seed, tested) for seed, tested, _ in found if tested is not None)
+    return by_seed, [validation for *_, validation in found if validation is not None]
+
+
+def _counts(statuses: Sequence[str | None], wanted: int, deviating: int, without: int) -> Counts:
     """Of a cell that wants so many trials."""
     counted = Counter(statuses)
     settled = {name: counted[name] for name in ("complete", "failed", "diverged", "pruned")}
     due = wanted - sum(settled.values())
-    return Counts(**settled | {"complete": settled["complete"] - deviating}, deviating=deviating, due=due)
+    complete = settled["complete"] - deviating
+    return Counts(**settled | {"complete": complete}, deviating=deviating, due=due, without_metric=without)
 
 
 def _known(values: Iterable[Any]) -> list[Any]:

@@ -339,8 +339,9 @@ def _range(bounds: tuple[float, float] | None) -> str:
 def _missing(result: CellResult) -> str:
     counts = result.counts
     names = ("deviating", "failed", "diverged", "pruned", "due")
+    lacking = [(count, f"without {name}") for name, count in sorted(Counter(result.without.values()).items())]
     named = [(getattr(counts, name), name) for name in names]
-    said = [f"{count} {name}" for count, name in named if count]
+    said = [f"{count} {name}" for count, name in [*lacking, *named] if count]
     return f"{', '.join(said)} of {counts.complete + sum(count for count, _ in named)}" if said else ""
 
 
@@ -366,6 +367,7 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
             count = rivalries(rows)
             over = f"Bonferroni-corrected over {count} comparison{'s' * (count != 1)}"
             notes.append(f"* best, and better than every other cell with the same student alone (same tests, {over}).")
+    notes += _passed_over_note(rows)
     presets = sorted({preset for r in rows for preset in r.presets})
     if len(presets) > 1:
         notes.append(f"mixed presets ({', '.join(presets)}): rows of different presets are not comparable.")
@@ -373,6 +375,19 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
     return notes + left_out_note(rows) + _code_note(rows)
+
+
+def _passed_over_note(rows: Sequence[CellResult]) -> list[str]:
+    said = [
+        f"{', '.join(f'{short_name(key)} {show(value)}' for key, value in found.tuned.items()) or 'one'} "
+        f"of {r.label} ({found.mean:.4g} over {found.seeds} of {found.asked} seeds)"
+        for r in rows
+        for found in r.passed_over
+    ]
+    if not said:
+        return []
+    shown = f"{'; '.join(said[:3])}{f'; {len(said) - 3} more' if len(said) > 3 else ''}"
+    return [f"passed over, for a setting is selected before others only with a score of every seed: {shown}."]
 
 
 def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:

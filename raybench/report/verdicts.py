@@ -48,7 +48,9 @@ def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
 
 def _data(result: CellResult) -> str:
     """Names what a cell was trained and judged on."""
-    factors = {key: value for key, value in result.factors.items() if key.startswith("dataset") or key == "recipe"}
+    factors = {
+        key: value for key, value in result.factors.items() if key.startswith("dataset") or key in ("task", "recipe")
+    }
     return json.dumps([factors, result.presets, result.variants], sort_keys=True)
 
 

@@ -104,3 +104,11 @@ def test_stale_trials_of_two_recipes_are_two_populations() -> None:
     found = cells_of(of_recipe(1, 0.1, 0), of_recipe(1, 0.1, 1), *unknown)
     assert [cell.factors for cell in found.cells] == [{"recipe": "unknown"}, {"recipe": "version 1"}]
     assert [cell.baseline for cell in found.cells] == [None, None]
+
+
+def test_tasks_are_never_averaged_together() -> None:
+    codec = trial(0.1, 0).model_copy(update={"task": "compression"})
+    found = grouped(
+        pl.DataFrame([row(trial(0.1, 0)), row(codec)], infer_schema_length=None), Axes(), by=("optimizer.lr",)
+    )
+    assert sorted(str(cell.factors["task"]) for cell in found.cells) == ["compression", "image_classification"]

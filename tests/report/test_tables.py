@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ from raybench.config.trial import (
     TrialConfig,
 )
 from raybench.report.comparison import CellResult, compare
+from raybench.report.export import records
 from raybench.report.references import differing
 from raybench.report.sheet import signed_text
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
@@ -52,7 +54,7 @@ train  alpha  kind  top-1 (%)         95 % interval      verdict              to
   500   0.50  hard  70.3 ± 1.0 (3)    +0.3 [-0.3, +0.8]  not distinguishable       10        71.3                                      0.03       96.2     12   67.9 to 72.7
   500   0.50  soft  69.9 ± 1.1 (3)    -0.1 [-0.4, +0.3]  not distinguishable       58        70.9                                      0.03       96.2     12   67.3 to 72.6
 
-1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2                                      0.03                12   76.1 to 82.4
+1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2  1 without test_top1 of 3            0.03                12   76.1 to 82.4
 1,000   0.25  soft                                                                                 1 failed, 1 pruned, 1 due of 3
 1,000   0.50  hard  79.9       (1)    +0.9               too few seeds                       80.9  2 due of 3                          0.03       96.2     12
 1,000   0.50  soft  79.7 ± 0.7 (2)    +0.5 [-2.7, +3.6]  too few seeds                       80.7  1 diverged of 3                     0.03       96.2     12   73.3 to 86.1
@@ -264,3 +266,52 @@ def test_trials_of_other_maths_are_left_out_and_said() -> None:
     note = f"left out: 1 complete trial that ran out of memory and whose maths is another since ({why})."
     assert note in " ".join(text.split())
     assert note in comparison_markdown(found, "reversed")
+
+
+def with_scores(*scores: tuple[float | None, float | None]) -> CellResult:
+    """A cell of one setting by the validation and test top-1 of its seeds."""
+    cell = case_cell(0.0, "", 500)
+    rows = [
+        {"trial_id": trial.trial_id, "status": "complete", "eval_top1": validation, "test_top1": test}
+        for trial, (validation, test) in zip(cell.settings[0].trials, scores, strict=True)
+    ]
+    (result,) = compare([cell], pl.DataFrame(rows, infer_schema_length=None))
+    return result
+
+
+def test_complete_trials_without_a_metric_are_counted_in_every_form() -> None:
+    result = with_scores((70.0, 69.0), (80.0, None), (math.nan, 67.0))
+    assert (result.counts.complete, result.counts.without_metric) == (3, 2)
+    assert "1 without eval_top1, 1 without test_top1 of 3" in "\n".join(comparison_lines([result], "t"))
+    assert records([result])[0]["without_metric"] == 2
+    # Both means are over the same seeds.
+    assert result.by_seed == ((0, 69.0),)
+    assert result.validation is not None
+    assert (result.validation.n, result.validation.mean) == (1, 70.0)
+
+
+def test_a_metric_that_no_seed_has_hides_no_other() -> None:
+    result = with_scores((70.0, None), (71.0, None), (72.0, None))
+    assert result.test is None
+    assert result.validation is not None
+    assert result.validation.mean == 71.0
+
+
+@pytest.mark.parametrize("missing", ["nan", "failed"])
+def test_a_setting_that_lacks_a_seed_is_passed_over_aloud(missing: str) -> None:
+    kept = case_cell(0.0, "", 500)
+    optimizer = OptimizerConfig(lr=0.1)
+    other = tuple(t.model_copy(update={"optimizer": optimizer}) for t in kept.settings[0].trials)
+    cell = Cell(kept.label, kept.factors, None, (kept.settings[0], Setting({"optimizer.lr": 0.1}, other)))
+    rows: list[dict[str, Any]] = [
+        {"trial_id": t.trial_id, "status": "complete", "eval_top1": value, "test_top1": value}
+        for setting, value in zip(cell.settings, (70.0, 75.0), strict=True)
+        for t in setting.trials
+    ]
+    rows[-1] |= {"eval_top1": math.nan} if missing == "nan" else {"status": "failed", "eval_top1": None}
+    (result,) = compare([cell], pl.DataFrame(rows, infer_schema_length=None))
+    assert result.tuned == {"optimizer.lr": 0.03}
+    text = " ".join(" ".join(comparison_lines([result], "t")).split())
+    said = "passed over, for a setting is selected before others only with a score of every seed: lr 0.1 of"
+    assert said in text
+    assert "(75 over 2 of 3 seeds)" in text
