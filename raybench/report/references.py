@@ -9,7 +9,9 @@ from raybench.config.plan import show
 from raybench.config.trial import ModelConfig
 from raybench.report.comparison import CellResult
 from raybench.report.statistics import binomial_interval
-from raybench.results.published import PublishedModel, PublishedRow
+from raybench.results.published import INFERRED, PublishedModel, PublishedRow
+
+INFERRED_NOTE = f"{INFERRED}: their number is not in the source either, but read from the digits of its accuracies"
 
 
 def differing(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
@@ -128,6 +130,8 @@ def published_lines(rows: Sequence[PublishedRow], results: Sequence[CellResult],
             lines.append(f"    {described(members[-1])}: {', '.join(_number(row, named) for row in members)}{verdict}")
     if any(row.setting.test_images and row.unit == "%" for row in wanted):
         lines.append("    [low, high]: 95 % binomial interval at that number of test images, not printed in the source")
+    if any(row.of_inferred_images for row in wanted if row.unit == "%"):
+        lines.append(f"    {INFERRED_NOTE}")
     return lines
 
 
@@ -183,5 +187,5 @@ def _number(row: PublishedRow, named: bool) -> str:
     text = f"{row.metric} {row.text}" if named else row.text
     if row.setting.test_images and row.unit == "%" and row.value is not None:
         low, high = binomial_interval(row.value, row.setting.test_images)
-        text += f" [{low:.1f}, {high:.1f}]"
+        text += f" [{low:.1f}, {high:.1f}]{row.of_inferred_images}"
     return f"{text} ({row.at})" if row.at else text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from raybench.report.comparison import CellResult
-from raybench.report.references import closest, described, differing, not_measured
+from raybench.report.references import INFERRED_NOTE, closest, described, differing, not_measured
 from raybench.report.sheet import Column, Sheet, signed_text
 from raybench.report.statistics import Estimate, binomial_interval, estimate
 from raybench.results.published import PublishedRow
@@ -144,6 +144,8 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str) -> Sheet:
         notes.append(
             "[low, high]: 95 % binomial interval at the number of test images, which the source does not print."
         )
+    if any(each.interval and each.published.of_inferred_images for each in found):
+        notes.append(f"{INFERRED_NOTE}.")
     return Sheet.plain(
         title=title,
         subtitle="published: as printed in the source, not measured here",
@@ -174,7 +176,9 @@ def _mark(number: int) -> str:
 
 def _published(each: Reproduction) -> str:
     text = each.published.text
-    return f"{text} [{each.interval[0]:.1f}, {each.interval[1]:.1f}]" if each.interval else text
+    if each.interval is None:
+        return text
+    return f"{text} [{each.interval[0]:.1f}, {each.interval[1]:.1f}]{each.published.of_inferred_images}"
 
 
 def _ours(each: Reproduction) -> str:

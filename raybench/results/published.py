@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from raybench.errors import ResultsError
 
+INFERRED = "(n inferred)"
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 
 
@@ -31,7 +32,9 @@ class PublishedSetting(_Record):
     """Name as in our configurations (`cifar10`), so that it can be compared with them."""
     train_size: Annotated[int, Field(gt=0)] | Literal["all"] | None = None
     test_images: Annotated[int, Field(gt=0)] | None = None
-    """Images behind an accuracy where they are few: a binomial interval is then shown beside it."""
+    """Images behind an accuracy, where known: a binomial interval is then shown beside it."""
+    test_images_inferred: bool = False
+    """Whether their number is not in the source but read from the digits of its accuracies."""
     epochs: Annotated[int, Field(gt=0)] | None = None
     """Epochs trained when the number was read."""
     image_size: Annotated[int, Field(gt=0)] | None = None
@@ -114,6 +117,11 @@ class PublishedRow(_Record):
     def quantity(self) -> str:
         """What was measured, on whatever images: top1 of test_top1 and eval_top1."""
         return self.metric.removeprefix("eval_").removeprefix("test_")
+
+    @property
+    def of_inferred_images(self) -> str:
+        """What stands behind the binomial interval where the number of images is inferred."""
+        return f" {INFERRED}" if self.setting.test_images_inferred else ""
 
     @property
     def text(self) -> str:

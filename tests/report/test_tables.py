@@ -207,7 +207,8 @@ def test_the_published_setting_is_recognised(results: list[CellResult]) -> None:
 
 def test_few_test_images_get_a_binomial_interval(results: list[CellResult]) -> None:
     text = " ".join(comparison_lines(results, "t", published("train_size")))
-    assert "23.60 % [20.1, 27.5]" in " ".join(text.split())
+    assert "23.60 % [20.1, 27.5] (n inferred)" in " ".join(text.split())
+    assert "(n inferred): their number is not in the source" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-1.25, "-1.2")])

@@ -136,3 +136,38 @@ def test_a_row_keeps_the_digits_of_its_source() -> None:
     (row,) = parse("- {source: x, rows: [{model: m, metric: top1, sweep: s, value: 21.10, unit: '%'}]}", "one.yaml")
     assert isinstance(row, PublishedRow)
     assert (row.value, row.printed, row.text) == (21.1, "21.10", "21.10 %")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "where", "images", "inferred"),
+    [
+        ("tinyvit_resnet", {"metric": "eval_top1"}, 5_000, False),
+        ("deit_reverse", {"metric": "top1", "value": 72.0}, 10_000, False),
+        ("ci2p", {"metric": "top1", "value": 77.91}, 50_000, False),
+        ("pretrained", {"metric": "top1", "value": 84.57}, 50_000, False),
+        ("train_size", {"metric": "top1", "value": 23.6}, 500, True),
+        ("train_size", {"metric": "top1", "value": 36.05}, 2_000, True),
+        ("train_size", {"metric": "top1", "value": 37.0}, 2_000, True),
+    ],
+)
+def test_the_size_of_a_test_set_is_given_where_it_is_known(
+    sweep: str, where: dict[str, object], images: int, inferred: bool
+) -> None:
+    rows = [row for row in published(sweep) if all(getattr(row, key) == value for key, value in where.items())]
+    assert rows
+    for row in rows:
+        assert (row.setting.test_images, row.setting.test_images_inferred) == (images, inferred)
+        assert row.of_inferred_images == (" (n inferred)" if inferred else "")
+
+
+def test_inferred_sizes_fit_the_digits_of_their_accuracies() -> None:
+    rows = [row for row in published("train_size") if row.setting.test_images == 2_000 and row.metric == "top1"]
+    assert len(rows) == 8
+    for row in rows:
+        assert row.value is not None
+        correct = row.value / 100 * (row.setting.test_images or 0)
+        assert abs(correct - round(correct)) < 1e-6
+
+
+def test_no_accuracy_on_training_images_has_an_interval() -> None:
+    assert not [r for r in published("tinyvit_resnet") if r.metric == "train_top1" and r.setting.test_images]
