@@ -92,7 +92,9 @@ class Compared:
         if any(isinstance(trend.log, LogFit) for trend in found):
             sheets.append(trend_sheet(found, horizon, self.results, metric, better(metric)))
         if self.reproductions:
-            sheets.append(reproduction_sheet(self.reproductions, f"{self.name}, published against measured"))
+            sheets.append(
+                reproduction_sheet(self.reproductions, f"{self.name}, published against measured", self.results)
+            )
         return sheets
 
     def text(self, form: str) -> str:

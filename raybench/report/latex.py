@@ -1,7 +1,11 @@
-"""The comparison as a LaTeX table: of booktabs and nothing else, in ASCII, so that any engine and any font takes it."""
+"""The comparison as a LaTeX table: of booktabs (and longtable over several pages), in ASCII.
+
+So any engine and any font takes it.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -11,10 +15,17 @@ from raybench.report.sheet import Column, Sheet
 
 LINE_WIDTH = 84
 """Characters of footnote size in a line of an article, 345 pt: about 4.1 pt each."""
+CHARACTER = 4.1
+"""Points."""
+WRAP = 30
+"""Characters of words beyond which a column is wrapped."""
+PAGE_LINES = 46
+"""Of footnote size on a page, which a float cannot exceed."""
 GAP = 2
 """Characters between two columns."""
 MINUS = re.compile(r"(?<![\w.)\]])-(?=\d)")
 OPENING = re.compile(r"(?<![^\s(\[])\"(?=\S)")
+BREAKS = re.compile(r"(?<=\w)[_/=](?=\w)")
 LIGATURES = re.compile(r"(?<=([-,'’]))(?=\1)")
 """Between two marks that would be set as another one."""
 ESCAPES = {
@@ -84,24 +95,57 @@ GREEK = GREEK_CAPITALS | {"alpha", "beta", "epsilon", "zeta", "eta", "iota", "ka
 
 
 def latex_table(sheet: Sheet) -> str:
-    r"""A `table` with caption, rows, footnotes and published results; needs `\usepackage{booktabs}`.
+    r"""A `table` with caption, rows, footnotes and published results; needs `\usepackage{booktabs,longtable}`.
 
     Columns that do not fit the line of an article follow in another tabular beneath, the keys repeated, as in the
-    printed table; no number is cut. The best of each group, where it is really better, is bold. A letter that LaTeX has
-    no command for is given by its code point, `[U+4E2D]`.
+    printed table; no number is cut, and words are wrapped. What is longer than a page is a `longtable`. The best of
+    each group, where it is really better, is bold. A letter that LaTeX has no command for is given by its code point,
+    `[U+4E2D]`.
     """
-    title = f"{sheet.title}. {sheet.subtitle}" if sheet.subtitle else sheet.title
+    title = latex_text(f"{sheet.title}. {sheet.subtitle}" if sheet.subtitle else sheet.title)
+    bands = [(*sheet.keys, *band) for band in _bands(sheet)] if sheet.labels else []
+    notes = [*sheet.bold_footnotes, *sheet.published]
+    if bands and _height(sheet, bands, notes) > PAGE_LINES:
+        return _over_pages(sheet, title, bands, notes)
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\belowcaptionskip}{6pt}",
-        f"\\caption{{{latex_text(title)}}}",
+        f"\\caption{{{title}}}",
     ]
-    if sheet.labels:
-        for number, band in enumerate(_bands(sheet)):
-            lines += [r"\par\medskip"] * bool(number) + _tabular(sheet, (*sheet.keys, *band))
-    lines += _notes([*sheet.bold_footnotes, *sheet.published])
+    for number, band in enumerate(bands):
+        lines += [r"\par\medskip"] * bool(number) + _tabular(sheet, band)
+    if notes:
+        lines += [r"\par\medskip", r"\begin{minipage}{\linewidth}", *_notes(notes), r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _over_pages(sheet: Sheet, title: str, bands: Sequence[Sequence[Column]], notes: Sequence[str]) -> str:
+    """Tables that may break between rows, their titles repeated on each page; a float cannot."""
+    lines = [
+        "% needs \\usepackage{booktabs,longtable}",
+        r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}\setlength{\LTcapwidth}{\linewidth}",
+    ]
+    for number, band in enumerate(bands):
+        lines.append(f"\\begin{{longtable}}{{{_kinds(band)}}}")
+        if not number:
+            lines.append(f"\\caption{{{title}}}\\\\")
+        lines += [*_head(band), r"\endhead", r"\bottomrule", r"\endfoot", *_body(sheet, band), r"\end{longtable}"]
+    if notes:
+        lines += [r"\noindent", *_notes(notes)]
+    return "\n".join([*lines, r"\endgroup"]) + "\n"
+
+
+def _height(sheet: Sheet, bands: Sequence[Sequence[Column]], notes: Sequence[str]) -> float:
+    """Lines of footnote size, about."""
+    rows = [
+        max((len(c.texts[row]) / _shown_width(c) for c in band), default=1) for band in bands for row in _rows(sheet)
+    ]
+    return sum(math.ceil(each) for each in rows) + 4 * len(bands) + sum(0.9 * (len(n) // 100 + 1) for n in notes)
+
+
+def _rows(sheet: Sheet) -> range:
+    return range(len(sheet.labels))
 
 
 def latex_text(text: str) -> str:
@@ -111,15 +155,15 @@ def latex_text(text: str) -> str:
 
 
 def _bands(sheet: Sheet) -> list[list[Column]]:
-    left = LINE_WIDTH - sum(_width(column) + GAP for column in sheet.keys)
+    left = LINE_WIDTH - sum(_shown_width(column) + GAP for column in sheet.keys)
     bands: list[list[Column]] = [[]]
-    used = 0
+    used = 0.0
     for column in sheet.columns:
-        if bands[-1] and used + _width(column) > left:
+        if bands[-1] and used + _shown_width(column) > left:
             bands.append([])
             used = 0
         bands[-1].append(column)
-        used += _width(column) + GAP
+        used += _shown_width(column) + GAP
     return bands
 
 
@@ -127,27 +171,62 @@ def _width(column: Column) -> int:
     return max(len(text.strip()) for text in (*column.title.split("\n"), *column.texts))
 
 
+def _wraps(column: Column) -> bool:
+    return _width(column) > WRAP
+
+
+def _shown_width(column: Column) -> float:
+    """Characters that it takes: where it is wrapped at least its longest word, which may be of wide letters."""
+    if not _wraps(column):
+        return _width(column)
+    words = (word for text in (*column.title.split("\n"), *column.texts) for word in BREAKS.sub(" ", text).split())
+    return max(WRAP, 1.3 * max(map(len, words)))
+
+
+def _breakable(text: str) -> str:
+    """Names of models have no spaces: a line may end after their marks."""
+    return r"\allowbreak{}".join(latex_text(part) for part in BREAKS.sub("\\g<0>\0", text).split("\0"))
+
+
+def _kinds(columns: Sequence[Column]) -> str:
+    wrapped = [f"p{{{CHARACTER * _shown_width(c):.0f}pt}}" if _wraps(c) else "r" if c.right else "l" for c in columns]
+    return f"@{{}}{''.join(wrapped)}@{{}}"
+
+
 def _tabular(sheet: Sheet, columns: Sequence[Column]) -> list[str]:
-    cells = [pieces(column.texts) for column in columns]
-    lines = [f"\\begin{{tabular}}{{@{{}}{''.join('r' if c.right else 'l' for c in columns)}@{{}}}}", r"\toprule"]
-    titles = [column.title.split("\n") for column in columns]
-    tall = max(map(len, titles))
-    heads = [[""] * (tall - len(title)) + title for title in titles]
-    lines += [_row(latex_text(head[line]) for head in heads) for line in range(tall) if any(h[line] for h in heads)]
-    lines.append(r"\midrule")
-    for row, ends in enumerate(sheet.ends_group):
-        texts = [_cell(column[row]) for column in cells]
-        if sheet.best[row] and sheet.columns[0] in columns:
-            # Instead of the star that marks it elsewhere.
-            texts[len(sheet.keys)] = f"\\textbf{{{texts[len(sheet.keys)].removesuffix(' {*}')}}}"
-        lines.append(_row(texts))
-        if ends and row + 1 < len(sheet.ends_group):
-            lines.append(r"\midrule")
+    lines = [f"\\begin{{tabular}}{{{_kinds(columns)}}}", *_head(columns), *_body(sheet, columns)]
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _row(texts: Iterable[str]) -> str:
-    return f"{' & '.join(texts)} \\\\"
+def _head(columns: Sequence[Column]) -> list[str]:
+    titles = [column.title.split("\n") for column in columns]
+    tall = max(map(len, titles))
+    heads = [[""] * (tall - len(title)) + title for title in titles]
+    rows = [_row(latex_text(head[line]) for head in heads) for line in range(tall) if any(h[line] for h in heads)]
+    return [r"\toprule", *rows, r"\midrule"]
+
+
+def _body(sheet: Sheet, columns: Sequence[Column]) -> list[str]:
+    cells = [pieces(column.texts) for column in columns]
+    lines = []
+    for row, ends in enumerate(sheet.ends_group):
+        texts = [
+            f"\\raggedright {_breakable(column.texts[row])}" if _wraps(column) else _cell(found[row])
+            for column, found in zip(columns, cells, strict=True)
+        ]
+        if sheet.best[row] and sheet.columns[0] in columns:
+            # Instead of the star that marks it elsewhere.
+            texts[len(sheet.keys)] = f"\\textbf{{{texts[len(sheet.keys)].removesuffix(' {*}')}}}"
+        lines.append(_row(texts, wrapped=any(map(_wraps, columns))))
+        if ends and row + 1 < len(sheet.ends_group):
+            lines.append(r"\midrule")
+    return lines
+
+
+def _row(texts: Iterable[str], wrapped: bool = False) -> str:
+    # In wrapped text the short form ends a line of the paragraph.
+    end = r"\tabularnewline" if wrapped else r"\\"
+    return f"{' & '.join(texts)} {end}"
 
 
 def _cell(found: Sequence[Piece]) -> str:
@@ -161,14 +240,12 @@ def _spaced(piece: Piece) -> str:
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
-    if not notes:
-        return []
-    lines = [r"\par\medskip", r"\begin{minipage}{\linewidth}\scriptsize\raggedright\setlength{\parindent}{0pt}"]
+    lines = [r"{\scriptsize\raggedright\setlength{\parindent}{0pt}"]
     for note in notes:
         depth = (len(note) - len(note.lstrip())) / 2
         indent = f"\\leftskip={depth:g}em\\relax " if depth else ""
         lines.append(f"{{{indent}{latex_text(note)}\\par}}")
-    return [*lines, r"\end{minipage}"]
+    return [*lines, "}"]
 
 
 def _letter(letter: str) -> str:

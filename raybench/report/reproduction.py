@@ -9,7 +9,7 @@ import polars as pl
 
 from raybench.report.comparison import CellResult
 from raybench.report.references import INFERRED_NOTE, closest, described, differing, not_measured
-from raybench.report.sheet import Column, Sheet, signed_text
+from raybench.report.sheet import Column, Sheet, cell_names, signed_text
 from raybench.report.statistics import Estimate, binomial_interval, estimate
 from raybench.results.published import PublishedRow
 
@@ -127,8 +127,12 @@ def _at_epoch(result: CellResult, epochs: pl.DataFrame, metric: str, epoch: int)
     return estimate(epochs.filter(wanted)[metric].drop_nulls().to_list())
 
 
-def reproduction_sheet(found: Sequence[Reproduction], title: str) -> Sheet:
-    """The same as a table; a row whose setting differs is never called a reproduction."""
+def reproduction_sheet(found: Sequence[Reproduction], title: str, results: Sequence[CellResult] = ()) -> Sheet:
+    """The same as a table; a row whose setting differs is never called a reproduction.
+
+    `results` are all cells of the sweep, so that ours are named as shortly as tells them apart.
+    """
+    cells = cell_names(results)
     rows = [each.published for each in found]
     names = [described(row) for row in rows]
     metrics = [f"{row.metric}{f', {row.at}' if row.at else ''}" for row in rows]
@@ -156,7 +160,7 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str) -> Sheet:
             Column("measured -\npublished", tuple(_apart(each) for each in found), right=True),
             Column("same\nsetting", tuple(same)),
             Column("measured\nas", tuple(each.measured_as for each in found)),
-            Column("\nour cell", tuple(each.cell or "" for each in found)),
+            Column("\nour cell", tuple(cells.get(each.cell or "", each.cell or "") for each in found)),
             Column("\ntheir setting", tuple(names)),
         ],
         labels=[f"{name}: {metric}" for name, metric in zip(names, metrics, strict=True)],

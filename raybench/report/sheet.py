@@ -204,6 +204,21 @@ def factor_column(key: str, rows: Sequence[CellResult]) -> Column:
     return Column(f"\n{short_name(key)}", tuple(_aligned(values, NOT_APPLICABLE)), right=_numeric(values))
 
 
+def cell_names(results: Sequence[CellResult]) -> dict[str, str]:
+    """Label -> a name that is as short as tells the cells apart, for tables with one column for it."""
+    rows = readable(results)
+    keys = varying(rows)
+    return {
+        row.label: ", ".join(
+            show(row.factors[key]) if len(keys) == 1 else f"{short_name(key)} {show(row.factors[key])}"
+            for key in keys
+            if row.factors.get(key) is not None
+        )
+        or row.label
+        for row in rows
+    }
+
+
 def readable(results: Sequence[CellResult]) -> list[CellResult]:
     """The results with factors that are sections (whole models) as text: the name, and what tells them apart."""
     keys = {key for r in results for key, value in r.factors.items() if isinstance(value, dict) and "name" in value}
@@ -378,9 +393,10 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
 
 
 def _passed_over_note(rows: Sequence[CellResult]) -> list[str]:
+    names = cell_names(rows)
     said = [
         f"{', '.join(f'{short_name(key)} {show(value)}' for key, value in found.tuned.items()) or 'one'} "
-        f"of {r.label} ({found.mean:.4g} over {found.seeds} of {found.asked} seeds)"
+        f"of {names[r.label]} ({found.mean:.4g} over {found.seeds} of {found.asked} seeds)"
         for r in rows
         for found in r.passed_over
     ]

@@ -145,3 +145,46 @@ def test_it_compiles(tmp_path: Path, sheets: list[Sheet], encoding: str) -> None
     assert "Missing character" not in log
     # A title as long as a line cannot fit; what is found in sweeps does.
     assert "Overfull" not in log or NASTY in sheets[0].title
+
+
+def long_sheet(rows: int) -> Sheet:
+    """As the published results of a sweep: long names without a space, words where numbers stand, many rows."""
+    name = "deit_base_distilled_patch16_224"
+    words = "hard distillation from RegNetY-16GF, the paper's first experiment; no figure carried over here"
+    return Sheet.plain(
+        title="ci2p, published against measured",
+        subtitle="published: as printed in the source, not measured here",
+        keys=[Column("\npublished of", (name,) * rows), Column("\nquantity", ("top1",) * rows)],
+        columns=[
+            Column("\npublished", (words, *["77.91 % [77.5, 78.3]"] * (rows - 1)), right=True),
+            Column("measured\nhere", ("55.33 ± 0.7 (3)",) * rows, right=True),
+            Column("\nour cell", ("ci2p_vit (weights=sweep:ci2p_codec/f79671d0ca7f, encoder_channels=32)",) * rows),
+            Column("\ntheir setting", (f"{name} (teacher regnety_160.deit_in1k, cifar100, 300 epochs)",) * rows),
+        ],
+        labels=[str(number) for number in range(rows)],
+        footnotes=["(a) data set image_folder, theirs not stated; epochs 20, theirs not stated"] * rows,
+    )
+
+
+@pytest.mark.parametrize(("rows", "environment"), [(2, "tabular"), (40, "longtable")])
+def test_what_is_longer_than_a_page_may_break(rows: int, environment: str) -> None:
+    text = latex_table(long_sheet(rows))
+    assert f"\\begin{{{environment}}}" in text
+    assert ("\\begin{table}" in text) == (environment == "tabular")
+    assert text.count("\\caption{") == 1
+    assert text.count("77.91") == rows - 1
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_nothing_runs_off_the_page(tmp_path: Path) -> None:
+    packages = "\\usepackage[T1]{fontenc}\\usepackage{booktabs,longtable}"
+    tables = "".join(latex_table(long_sheet(rows)) for rows in (2, 40))
+    document = f"\\documentclass{{article}}{packages}\\begin{{document}}{tables}\\end{{document}}"
+    (tmp_path / "page.tex").write_text(document, encoding="ascii")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "page.tex"]
+    for _ in range(2):  # a longtable is set from the widths of the run before
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stdout[-3000:]
+    log = (tmp_path / "page.log").read_text(errors="replace")
+    assert [points for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(points) > 20] == []
+    assert "Float too large" not in log

@@ -12,8 +12,10 @@ from raybench.config.trial import DatasetConfig, ModelConfig, TrialConfig
 from raybench.report.comparison import CellResult, compare
 from raybench.report.export import as_csv, as_json, records
 from raybench.report.latex import latex_table
-from raybench.report.sheet import make_sheet, readable
+from raybench.report.reproduction import Reproduction, reproduction_sheet
+from raybench.report.sheet import cell_names, make_sheet, readable
 from raybench.report.tables import comparison_lines, sheet_markdown
+from raybench.results.published import published
 
 BASE: dict[str, Any] = {"name": "vit", "options": {"patch_size": 4, "depth": 4}}
 
@@ -40,6 +42,15 @@ def test_a_model_alone_with_its_name_needs_no_more() -> None:
 def test_the_table_shows_it() -> None:
     sheet = make_sheet(results(BASE, {"name": "vit", "options": {"patch_size": 2, "depth": 4}}), "any")
     assert sheet.keys[0].texts == ("vit (patch_size=4)", "vit (patch_size=2)")
+
+
+def test_a_cell_has_a_short_name_where_one_column_is_all_there_is() -> None:
+    found = results(BASE, {**BASE, "options": {**BASE["options"], "tome_r": 8}})
+    assert list(cell_names(found).values()) == ["vit", "vit (tome_r=8)"]
+    row = next(row for row in published("pretrained") if row.model_name)
+    told = Reproduction(row, None, found[1].label, None, "", (), ())
+    sheet = reproduction_sheet([told], "any", found)
+    assert next(column for column in sheet.columns if "our cell" in column.title).texts == ("vit (tome_r=8)",)
 
 
 def test_work_and_speed_are_shown_where_work_differs() -> None:
