@@ -24,7 +24,7 @@ from raybench.report.fits import LogFit
 from raybench.report.reproduction import Reproduction, reproduction_sheet, reproductions
 from raybench.report.sheet import Sheet, make_sheet, quantity_title
 from raybench.report.tables import sheet_markdown
-from raybench.report.trends import trend_sheet, trends
+from raybench.report.trends import trend_record, trend_sheet, trends
 from raybench.results.predictions import Predictions, read_predictions
 from raybench.results.published import published
 from raybench.results.storage import Folder, entries, read
@@ -100,7 +100,10 @@ class Compared:
     def text(self, form: str) -> str:
         """All of it as md, html, csv, latex or json."""
         if form == "csv":
-            return as_csv([{**record, "stale": self.stale} for record in records(self.results, self.price)])
+            found, _ = self._trends()
+            told = [{f"trend/{key}": value for key, value in found[r.label].items()} for r in self.results]
+            cells = records(self.results, self.price)
+            return as_csv([{**cell, **trend, "stale": self.stale} for cell, trend in zip(cells, told, strict=True)])
         if form == "json":
             return as_json(self._content())
         if form in ("html", "latex"):
@@ -109,16 +112,26 @@ class Compared:
             return html_page(self) if form == "html" else latex(self)
         return "\n".join(sheet_markdown(sheet) for sheet in self.sheets())
 
+    def _trends(self) -> tuple[dict[str, dict[str, Any]], float]:
+        """Label -> what its curve tells, for every cell; the last epoch at which a crossing was looked for."""
+        found, horizon = trends(self.results, self.epochs, self.results[0].metric)
+        by_label = {trend.label: trend for trend in found}
+        return {result.label: trend_record(by_label.get(result.label)) for result in self.results}, horizon
+
     def _content(self) -> dict[str, Any]:
+        found, horizon = self._trends()
         return {
             "name": self.name,
             "preset": self.preset,
             "stale": self.stale,
             "cells": records(self.results, self.price),
             "at_equal_cost": self.budget,
+            "trends": [{"cell": label, **trend} for label, trend in found.items()],
+            "trends_horizon": horizon,
             "published": [
                 {
                     **each.published.model_dump(mode="json"),
+                    "interval": each.interval,
                     "cell": each.cell,
                     "measured": each.measured,
                     "measured_as": each.measured_as,
@@ -130,6 +143,7 @@ class Compared:
                 for each in self.reproductions
             ],
             "notes": self.notes,
+            "footnotes": {sheet.title: sheet.footnotes for sheet in self.sheets()},
         }
 
 

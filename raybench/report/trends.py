@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -108,6 +109,42 @@ def trend_sheet(
             "power law: y = c - k epoch^-p; its ceiling is c; empty where the curve does not tell one.",
         ],
     )
+
+
+def trend_record(found: Trend | None) -> dict[str, Any]:
+    """The same for other programs: every number in full, the same keys for each; none where the curve does not tell."""
+    log = found.log if found and isinstance(found.log, LogFit) else None
+    power = found.power if found and isinstance(found.power, PowerFit) else None
+    hidden = found.hidden if found and isinstance(found.hidden, Holdout) else None
+    crossing = found.crossing if found and isinstance(found.crossing, Crossing) else None
+    without = found.crossing if found and isinstance(found.crossing, NoCrossing) else None
+    return {
+        "runs": found.runs if found else None,
+        **_numbers(log, "log", ("a", "b")),
+        "log_r2": log.r2 if log else None,
+        **_numbers(power, "power", ("c", "k", "p")),
+        "power_r2": power.r2 if power else None,
+        "hidden_third_mean_absolute": hidden.mean_absolute if hidden else None,
+        "hidden_third_bias": hidden.bias if hidden else None,
+        "hidden_third_inside": hidden.inside if hidden else None,
+        "crossing_epoch": crossing.epoch if crossing else None,
+        "crossing_low": crossing.low if crossing else None,
+        "crossing_high": crossing.high if crossing else None,
+        "crossing_rises": crossing.rises if crossing else None,
+        "crossing_extrapolated": crossing.extrapolated if crossing else None,
+        "no_crossing": without.reason if without else None,
+        "no_crossing_possible_from": without.possible_from if without else None,
+    }
+
+
+def _numbers(fit: LogFit | PowerFit | None, name: str, parts: Sequence[str]) -> dict[str, float | None]:
+    """Each with its 95 % interval."""
+    found: dict[str, float | None] = {}
+    for part in parts:
+        low, high = getattr(fit, f"{part}_interval") if fit else (None, None)
+        value = getattr(fit, part) if fit else None
+        found |= {f"{name}_{part}": value, f"{name}_{part}_low": low, f"{name}_{part}_high": high}
+    return found
 
 
 def _a(fit: LogFit | Undetermined) -> str:

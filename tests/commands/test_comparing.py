@@ -26,7 +26,11 @@ from raybench.config.price import Price
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
 from raybench.report.comparison import compare
+from raybench.report.crossing import Crossing
+from raybench.report.fits import LogFit
+from raybench.report.holdout import Holdout
 from raybench.report.tables import comparison_lines
+from raybench.report.trends import trends
 from raybench.results.schema import EpochRow, Status, TrialRow
 from raybench.results.store import Store
 
@@ -469,3 +473,29 @@ def test_neither_torch_nor_ray_is_loaded(made: Made) -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "verdict" in ended.stdout
+
+
+def test_json_and_csv_hold_what_the_printed_tables_say(made: Made) -> None:
+    table = only(made("deit_reverse", "quick"), "deit_reverse")
+    content = json.loads(table.text("json"))
+    fits, horizon = trends(table.results, table.epochs, "eval_top1")
+    assert content["trends_horizon"] == horizon
+    by_cell = {each["cell"]: each for each in content["trends"]}
+    for fit in fits:
+        assert isinstance(fit.log, LogFit)
+        told = by_cell[fit.label]
+        assert (told["log_a"], told["log_b"], told["log_r2"]) == (fit.log.a, fit.log.b, fit.log.r2)
+        assert (told["log_b_low"], told["log_b_high"]) == fit.log.b_interval
+        if isinstance(fit.hidden, Holdout):
+            assert told["hidden_third_mean_absolute"] == fit.hidden.mean_absolute
+        if isinstance(fit.crossing, Crossing):
+            assert told["crossing_epoch"] == fit.crossing.epoch
+    assert any(each["hidden_third_mean_absolute"] is not None for each in content["trends"])
+    assert [each["best"] for each in content["cells"]] == [result.best for result in table.results]
+    assert any(each["interval"] for each in content["published"])
+    for sheet in table.sheets():
+        assert content["footnotes"][sheet.title] == list(sheet.footnotes)
+    rows = list(csv.DictReader(io.StringIO(table.text("csv"))))
+    assert [row["best"] for row in rows] == [str(result.best) for result in table.results]
+    assert [float(row["trend/log_r2"]) for row in rows] == [by_cell[row["cell"]]["log_r2"] for row in rows]
+    assert {"trend/power_c", "trend/crossing_epoch", "teacher_top1_high", "without_metric"} <= set(rows[0])
