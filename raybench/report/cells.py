@@ -14,13 +14,15 @@ import polars as pl
 
 from raybench.config.faults import no_such_key
 from raybench.config.keys import get
-from raybench.config.plan import Cell, Setting, cell_factors, label
+from raybench.config.plan import Cell, Setting, cell_factors, label, short_key
 from raybench.config.recorded import PREFIX, recorded_trial
 from raybench.config.trial import RECIPE_VERSION, ModelConfig, TrialConfig, trial_keys
 from raybench.errors import ResultsError
 from raybench.results.schema import SETTLED
 
 Found = TypeVar("Found")
+Tried = dict[int, dict[str, dict[str, Any]]]
+"""Place of a cell -> the settings that it has tried: their key -> what is tuned, with the values that matter."""
 SPLIT = ("task", "dataset.name", "dataset.fingerprint", "dataset.val_size", "dataset.train_size")
 """Keys that say what a trial learned from and was judged on: two values of one are never averaged together."""
 SEED_COLUMN = f"{PREFIX}seed"
@@ -338,43 +340,88 @@ def _below(key: str, names: Iterable[str]) -> bool:
 
 
 def _same_settings(cells: Sequence[Cell], statuses: dict[str, str], axes: Axes) -> tuple[list[Cell], list[str]]:
-    """Every cell with the settings that all of the same data have tried, so that none was tuned harder than another."""
-    found: list[Cell] = []
-    notes: list[str] = []
-    by_data: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_data.setdefault(_data(cell), []).append(cell)
-    shared_by_data: dict[str, set[str]] = {}
-    for data, group in by_data.items():
-        tried = [each for cell in group if (each := _tried(cell, statuses))]
-        if len({frozenset(each) for each in tried}) < 2:
-            continue
-        counts = [len(each) for each in tried]
-        unlike = min(counts) == max(counts)
-        said = (
-            "cells have tried unlike settings"
-            if unlike
-            else f"cells have tried {min(counts)} to {max(counts)} settings"
-        )
-        shared = set.intersection(*tried)
-        if axes.suggested or not shared:
-            if not (axes.suggested and unlike):
-                notes.append(f"{said}, not the same ones: those with more were tuned harder")
-            continue
-        shared_by_data[data] = shared
-        notes.append(f"{said}; only the {len(shared)} tried in every cell compete")
-    for cell in cells:
-        allowed = shared_by_data.get(_data(cell))
-        kept = cell.settings if allowed is None else tuple(s for s in cell.settings if _key(s.tuned) in allowed)
-        found.append(replace(cell, settings=kept or cell.settings))
-    return found, list(dict.fromkeys(notes))
+    """Every cell with the settings that all of the same data have tried, so that none was tuned harder than another.
+
+    Of what is tuned only where it acts, such as tau where there is a teacher, the cells where it does have the same.
+    """
+    by_data: dict[str, list[int]] = {}
+    for place, cell in enumerate(cells):
+        by_data.setdefault(_data(cell), []).append(place)
+    allowed: dict[int, set[str]] = {}
+    notes: dict[str, list[str]] = {}
+    for places in by_data.values():
+        tried = {place: each for place in places if (each := _tried(cells[place], statuses))}
+        kept, said = _unlike(tried) if axes.suggested else _equalised(tried)
+        allowed |= {place: set(settings) for place, settings in kept.items()}
+        for note in said:
+            notes.setdefault(note, []).append(_data_name(cells[places[0]]))
+    found = []
+    for place, cell in enumerate(cells):
+        some = tuple(s for s in cell.settings if _key(s.tuned) in allowed.get(place, ()))
+        found.append(replace(cell, settings=some or cell.settings))
+    # Where a note is of some of the data alone it says of which.
+    named = [n if len(of) == len(by_data) else f"{n} (of {'; '.join(of)})" for n, of in notes.items()]
+    return found, named
 
 
-def _tried(cell: Cell, statuses: dict[str, str]) -> set[str]:
+def _data_name(cell: Cell) -> str:
+    return label({key: value for key, value in cell.factors.items() if _of_data(key)})
+
+
+def _unlike(tried: Tried) -> tuple[Tried, list[str]]:
+    """Of settings suggested for each cell alone only their number can be the same."""
+    counts = [len(each) for each in tried.values()]
+    harder = "not the same ones: those with more were tuned harder"
+    unlike = bool(counts) and min(counts) < max(counts)
+    return {}, [f"cells have tried {min(counts)} to {max(counts)} settings, {harder}"] if unlike else []
+
+
+def _equalised(tried: Tried) -> tuple[Tried, list[str]]:
+    """Of each cell's settings those that all have, by the keys that act in all; then among cells with further keys."""
+    acting = {place: frozenset(key for tuned in each.values() for key in tuned) for place, each in tried.items()}
+    everywhere = frozenset.intersection(*acting.values()) if acting else frozenset()
+    kept, notes = _shared(tried, everywhere, "cells")
+    for keys in sorted({each for each in acting.values() if each != everywhere}, key=sorted):
+        named = " and ".join(sorted(short_key(key) for key in keys - everywhere))
+        alike = {place: kept[place] for place in tried if acting[place] == keys}
+        same, said = _shared(alike, keys, f"cells that tune {named}")
+        kept |= same
+        notes += said
+        others = {len(kept[place]) for place in tried if acting[place] != keys}
+        most = max(len(each) for each in same.values())
+        if others and most > min(others):
+            notes.append(
+                f"{named} can be tuned in some cells alone: there {most} settings compete, elsewhere {min(others)}"
+            )
+    return kept, notes
+
+
+def _shared(tried: Tried, keys: frozenset[str], who: str) -> tuple[Tried, list[str]]:
+    """The settings whose values of these keys every cell has tried; all, with a note, where there are none."""
+
+    def part(tuned: Mapping[str, Any]) -> str:
+        return _key({key: value for key, value in tuned.items() if key in keys})
+
+    parts = [{part(tuned) for tuned in each.values()} for each in tried.values()]
+    if len({frozenset(each) for each in parts}) < 2:
+        return dict(tried), []
+    counts = [len(each) for each in parts]
+    unlike = min(counts) == max(counts)
+    said = f"{who} have tried {'unlike' if unlike else f'{min(counts)} to {max(counts)}'} settings"
+    shared = set.intersection(*parts)
+    if not shared:
+        return dict(tried), [f"{said}, not the same ones: those with more were tuned harder"]
+    kept = {
+        place: {key: tuned for key, tuned in each.items() if part(tuned) in shared} for place, each in tried.items()
+    }
+    return kept, [f"{said}; only the {len(shared)} tried in every cell compete"]
+
+
+def _tried(cell: Cell, statuses: dict[str, str]) -> dict[str, dict[str, Any]]:
     """The settings of which some trial has ended, whatever became of it; empty where none is complete."""
     complete = any(statuses.get(t.trial_id) == "complete" for setting in cell.settings for t in setting.trials)
     settled = [s for s in cell.settings if any(statuses.get(trial.trial_id) in SETTLED for trial in s.trials)]
-    return {_key(setting.tuned) for setting in settled} if complete else set()
+    return {_key(setting.tuned): dict(setting.tuned) for setting in settled} if complete else {}
 
 
 def _data(cell: Cell) -> str:

@@ -8,7 +8,14 @@ import polars as pl
 import pytest
 
 from raybench.config.recorded import recorded_trial
-from raybench.config.trial import DatasetConfig, ModelConfig, OptimizerConfig, TrialConfig
+from raybench.config.trial import (
+    DatasetConfig,
+    DistillationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TeacherConfig,
+    TrialConfig,
+)
 from raybench.report import cells
 from raybench.report.cells import Axes, Grouped, grouped
 
@@ -112,3 +119,40 @@ def test_tasks_are_never_averaged_together() -> None:
         pl.DataFrame([row(trial(0.1, 0)), row(codec)], infer_schema_length=None), Axes(), by=("optimizer.lr",)
     )
     assert sorted(str(cell.factors["task"]) for cell in found.cells) == ["compression", "image_classification"]
+
+
+def taught(tau: float | None, lr: float, seed: int = 0, size: int = 500) -> dict[str, Any]:
+    """A trial with a teacher, whose tau acts; without one of the student alone, where it does not."""
+    teacher = TeacherConfig(name="vit_digits") if tau is not None else None
+    distillation = DistillationConfig(type="soft", alpha=0.5 if teacher else 0.0, tau=tau or 1.0, teacher=teacher)
+    dataset = DatasetConfig(name="digits", val_size=100, train_size=size)
+    return row(trial(lr, seed).model_copy(update={"distillation": distillation, "dataset": dataset}))
+
+
+def tuned_with_tau(*rows: dict[str, Any]) -> tuple[dict[bool, list[dict[str, Any]]], tuple[str, ...]]:
+    """Whether a cell has a teacher -> the settings that compete in it, and the notes."""
+    axes = Axes(("distillation.alpha", "dataset.train_size"), ("optimizer.lr", "distillation.tau"))
+    found = grouped(pl.DataFrame(rows, infer_schema_length=None), axes)
+    competing = {cell.factors["distillation.alpha"] > 0: [dict(s.tuned) for s in cell.settings] for cell in found.cells}
+    return competing, found.notes
+
+
+def test_a_key_that_does_not_act_in_the_baseline_is_no_other_setting_of_it() -> None:
+    # The teacher's cell alone has tried a third rate: it was tuned harder.
+    rows = [taught(None, lr) for lr in (0.1, 0.2)] + [taught(tau, lr) for tau in (1.0, 3.0) for lr in (0.1, 0.2, 0.3)]
+    competing, notes = tuned_with_tau(*rows)
+    assert [tuned["optimizer.lr"] for tuned in competing[False]] == [0.1, 0.2]
+    both = [(tuned["optimizer.lr"], tuned["distillation.tau"]) for tuned in competing[True]]
+    assert both == [(0.1, 1.0), (0.1, 3.0), (0.2, 1.0), (0.2, 3.0)]
+    assert notes == (
+        "cells have tried 2 to 3 settings; only the 2 tried in every cell compete",
+        "tau can be tuned in some cells alone: there 4 settings compete, elsewhere 2",
+    )
+
+
+def test_a_note_on_tuning_names_its_data_where_others_are_not_concerned() -> None:
+    rows = [taught(None, lr, size=100) for lr in (0.1, 0.2)] + [taught(1.0, 0.1, size=100)]
+    rows += [taught(None, 0.1), taught(1.0, 0.1)]
+    _, notes = tuned_with_tau(*rows)
+    note = "cells have tried 1 to 2 settings; only the 1 tried in every cell compete (of train_size=100)"
+    assert notes == (note,)
