@@ -139,6 +139,7 @@ class Compared:
                     "same_setting": each.same_setting,
                     "differs": each.differs,
                     "assumed": each.assumed,
+                    "assumed_in_preset": "paper",
                 }
                 for each in self.reproductions
             ],

@@ -143,7 +143,7 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str, results: Seque
     assumed = dict.fromkeys(what for each in found for what in each.assumed)
     notes = [f"({marks[differs]}) {'; '.join(differs)}." for differs in differences]
     if assumed:
-        notes.append(f"assumed, since the source is silent: {'; '.join(assumed)}.")
+        notes.append(f"assumed{_of_preset(results)}, since the source is silent: {'; '.join(assumed)}.")
     if any(each.interval for each in found):
         notes.append(
             "[low, high]: 95 % binomial interval at the number of test images, which the source does not print."
@@ -166,6 +166,12 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str, results: Seque
         labels=[f"{name}: {metric}" for name, metric in zip(names, metrics, strict=True)],
         footnotes=[*notes, *(f"source: {source}" for source in sources)],
     )
+
+
+def _of_preset(results: Sequence[CellResult]) -> str:
+    """What is assumed is written for the paper preset, whose values another may not have."""
+    presets = {preset for result in results for preset in result.presets}
+    return " in preset paper" if presets - {"paper"} else ""
 
 
 def _mark(number: int) -> str:

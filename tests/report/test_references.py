@@ -11,7 +11,7 @@ from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.report.comparison import CellResult, compare
 from raybench.report.references import closest, differing, published_lines
-from raybench.report.reproduction import reproductions
+from raybench.report.reproduction import reproduction_sheet, reproductions
 from raybench.report.tables import comparison_lines, comparison_markdown
 from raybench.results.published import published
 
@@ -196,3 +196,14 @@ def test_an_option_that_the_source_leaves_open_is_named() -> None:
     nearest = closest(row, results)
     assert nearest is not None
     assert "tome_r 8, theirs not stated" in differing(row, nearest)
+
+
+@pytest.mark.parametrize(("preset", "said"), [("paper", "assumed, since"), ("small", "assumed in preset paper, since")])
+def test_what_is_assumed_is_said_of_the_preset_that_it_is_written_for(preset: str, said: str) -> None:
+    config = load_sweep("train_size", preset)
+    about = {"status": "complete", "eval_top1": 50.0, "test_top1": 50.0, "preset": preset}
+    plan = make_plan(config)
+    results = compare(plan.cells, pl.DataFrame([{"trial_id": t.trial_id, **about} for t in plan.trials()]))
+    found = reproductions(published("train_size"), results, pl.DataFrame(), config.assumed)
+    notes = reproduction_sheet(found, "t", results).footnotes
+    assert any(note.startswith(f"{said} the source is silent: depth, heads") for note in notes)
