@@ -171,9 +171,17 @@ def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
             "best validation so far: mean ± sample sd (n seeds) of the selected setting. device-s: seconds of training "
             "and validation times the share of the device that the trial had, start-up and checkpoints left out.",
             "to the target: median over the seeds that reached it.",
+            *_data_note(rows),
             *_unknown_note(cells),
         ],
     )
+
+
+def _data_note(rows: Sequence[CellResult]) -> list[str]:
+    keys = {key for row in rows for key in row.factors if key.startswith("dataset")}
+    unlike = any(len({repr(row.factors.get(key)) for row in rows}) > 1 for key in keys)
+    said = "the epochs, device time and target are the same for all data, though what a target costs depends on them: "
+    return [f"{said}compare cells of the same."] if unlike else []
 
 
 def _unknown_note(cells: Sequence[AtBudget]) -> list[str]:

@@ -135,3 +135,9 @@ class CellResult:
     they are the test metric itself."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Trial of any setting -> the share of a device that it occupied; without those of which it is not known."""
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the selected setting's teacher; none without one, or where nothing is complete."""
+        teacher = self.selected[0].canonical().distillation.teacher if self.selected else None
+        return teacher.name if teacher else None

@@ -55,6 +55,7 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         "device_hours": result.device_hours,
         "energy": result.energy,
         "cost": price.of(result.device_hours) if price is not None else None,
+        "teacher": result.teacher,
         "teacher_top1": result.teacher_top1[0] if result.teacher_top1 else None,
         "teacher_top1_high": result.teacher_top1[1] if result.teacher_top1 else None,
         "presets": "+".join(result.presets),

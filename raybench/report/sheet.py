@@ -164,6 +164,8 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     for key in dict.fromkeys(key for r in rows for key in r.tuned):
         values = [r.tuned.get(key) for r in rows]
         columns.append(Column(f"selected\n{short_name(key)}", tuple(_aligned(values, "")), right=_numeric(values)))
+    if "distillation.teacher.name" not in varying(rows) and len(set(_teachers(rows)) - {""}) > 1:
+        columns.append(Column("\nteacher", tuple(_teachers(rows))))
     columns.append(Column("teacher\ntop-1 (%)", tuple(_range(r.teacher_top1) for r in rows), right=True))
     sizes = tuple(short_text(r.param_count) for r in rows)
     columns.append(Column("size\n(M)", sizes, right=True))
@@ -318,16 +320,27 @@ def _mean(found: Estimate | None, digits: int | None) -> str:
 
 def _differences(rows: Sequence[CellResult], digits: int) -> list[str]:
     found = [r.difference for r in rows]
+    pairs = _pairs(rows)
     bounds = [(d.mean, d.low, d.high) if d else () for d in found]
     signed = [["" if value is None else signed_text(value, digits) for value in three] for three in bounds]
     widths = [max((len(parts[i]) for parts in signed if parts), default=0) for i in range(3)]
     texts = []
-    for parts in signed:
+    for parts, of in zip(signed, pairs, strict=True):
         if not parts:
             texts.append("")
             continue
         interval = f" [{parts[1]:>{widths[1]}}, {parts[2]:>{widths[2]}}]" if parts[1] else ""
-        texts.append(f"{parts[0]:>{widths[0]}}{interval}")
+        texts.append(f"{parts[0]:>{widths[0]}}{interval}{of}")
+    return texts
+
+
+def _pairs(rows: Sequence[CellResult]) -> list[str]:
+    """How many pairs a difference is of, where both cells have more seeds."""
+    seeds = {r.label: r.test.n for r in rows if r.test}
+    texts = []
+    for row in rows:
+        found, least = row.difference, min(seeds.get(row.label, 0), seeds.get(row.baseline or "", 0))
+        texts.append(f" ({found.n} pair{'s' * (found.n != 1)})" if found and found.paired and found.n < least else "")
     return texts
 
 
@@ -383,6 +396,8 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
             over = f"Bonferroni-corrected over {count} comparison{'s' * (count != 1)}"
             notes.append(f"* best, and better than every other cell with the same student alone (same tests, {over}).")
     notes += _passed_over_note(rows)
+    if len(names := sorted(set(_teachers(rows)) - {""})) == 1:
+        notes.append(f"teacher: {names[0]}.")
     presets = sorted({preset for r in rows for preset in r.presets})
     if len(presets) > 1:
         notes.append(f"mixed presets ({', '.join(presets)}): rows of different presets are not comparable.")
@@ -390,6 +405,11 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
     return notes + left_out_note(rows) + _code_note(rows)
+
+
+def _teachers(rows: Sequence[CellResult]) -> list[str]:
+    """The name of each cell's teacher; empty without one."""
+    return [r.teacher or "" for r in rows]
 
 
 def _passed_over_note(rows: Sequence[CellResult]) -> list[str]:

@@ -85,6 +85,7 @@ def trend_sheet(
     known = {trend.label: trend for trend in found}
     rows = [result for group in ordered(readable(results)) for result in group if result.label in known]
     shown = [known[result.label] for result in rows]
+    ceilings = [f"{_ceiling(trend.power)}{' !' * _impossible(trend.power, metric)}" for trend in shown]
     return Sheet.plain(
         title=f"trends of validation {quantity_title(metric)}",
         subtitle="",
@@ -95,7 +96,7 @@ def trend_sheet(
             Column("\nR²", tuple(_r2(trend.log) for trend in shown), right=True),
             Column("hidden third\nmean error", tuple(_hidden(trend.hidden) for trend in shown), right=True),
             Column("crosses its baseline\nat epoch", tuple(_crossing(trend.crossing, mode) for trend in shown)),
-            Column("power law\nceiling, 95 % interval", tuple(_ceiling(trend.power) for trend in shown), right=True),
+            Column("power law\nceiling, 95 % interval", tuple(ceilings), right=True),
             Column("\nruns", tuple(str(trend.runs) for trend in shown), right=True),
         ],
         labels=[result.label for result in rows],
@@ -107,8 +108,14 @@ def trend_sheet(
             f"crossing: of both logarithms, looked for up to epoch {horizon:,.0f} ({HORIZON} times the longest curve); "
             "beyond what was trained it is an extrapolation (*).",
             "power law: y = c - k epoch^-p; its ceiling is c; empty where the curve does not tell one.",
+            *["! above 100 %, where no accuracy gets: the law holds no further than the curve."]
+            * any(_impossible(trend.power, metric) for trend in shown),
         ],
     )
+
+
+def _impossible(fit: PowerFit | Undetermined, metric: str) -> bool:
+    return isinstance(fit, PowerFit) and "%" in quantity_title(metric) and fit.c > 100
 
 
 def trend_record(found: Trend | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -87,3 +88,16 @@ def test_a_share_that_is_not_known_is_taken_as_the_whole_and_said() -> None:
     assert "of 2 trials the share of the device is not known" in " ".join(budget_sheet(budget, results).footnotes)
     known, epochs = made({"whole": 1.0, "half": 0.5})
     assert not any("not known" in note for note in budget_sheet(budget_of(known, epochs), known).footnotes)
+
+
+def test_one_target_over_unlike_data_is_remarked() -> None:
+    results, epochs = made({"resnet8": 1.0, "resnet20": 1.0})
+    budget = at_equal_cost(results, epochs, "eval_top1", "max")
+    assert budget is not None
+    unlike = [
+        replace(result, factors={**result.factors, "dataset.name": name})
+        for result, name in zip(results, ("digits", "cifar10"), strict=True)
+    ]
+    said = "the same for all data"
+    assert not any(said in note for note in budget_sheet(budget, results).footnotes)
+    assert any(said in note for note in budget_sheet(budget, unlike).footnotes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -24,7 +25,7 @@ from raybench.config.trial import (
 from raybench.report.comparison import CellResult, compare
 from raybench.report.export import records
 from raybench.report.references import differing
-from raybench.report.sheet import signed_text
+from raybench.report.sheet import make_sheet, signed_text
 from raybench.report.tables import comparison_lines, comparison_markdown, comparison_table
 from raybench.results.published import PublishedRow, PublishedSetting, published
 
@@ -66,6 +67,7 @@ seeds vary the initial weights and the order of the images; the split and the te
 seeds to tell: pairs that would tell the observed difference (80 % power, 5 % over all of them).
 * best, and better than every other cell with the same student alone (same tests, Bonferroni-corrected over 5
   comparisons).
+teacher: vit_digits.
 data: embedded; not a reproduction of results on the official split."""  # noqa: E501
 
 
@@ -162,8 +164,6 @@ def test_markdown(results: list[CellResult]) -> None:
 
 
 def test_a_sweep_without_a_student_alone_has_no_verdicts(results: list[CellResult]) -> None:
-    from dataclasses import replace
-
     text = "\n".join(comparison_lines([replace(r, baseline=None, difference=None) for r in results], "sizes"))
     assert "verdict" not in text
     assert "difference" not in text
@@ -183,8 +183,6 @@ def test_published_rows_say_what_differs(results: list[CellResult]) -> None:
 
 
 def test_the_published_setting_is_recognised(results: list[CellResult]) -> None:
-    from dataclasses import replace
-
     row = PublishedRow(
         sweep="s",
         model="ResNet-8",
@@ -316,3 +314,30 @@ def test_a_setting_that_lacks_a_seed_is_passed_over_aloud(missing: str) -> None:
     said = "passed over, for a setting is selected before others only with a score of every seed: lr 0.1 of"
     assert said in text
     assert "(75 over 2 of 3 seeds)" in text
+
+
+def test_fewer_pairs_than_seeds_are_said() -> None:
+    cells = [case_cell(0.0, "", 500), case_cell(0.5, "soft", 500)]
+    # Seed 2 of one and seed 0 of the other have no score: two seeds each, and one pair.
+    scores = [(70.0, 71.0, None), (None, 72.5, 73.0)]
+    rows = [
+        {"trial_id": t.trial_id, "status": "complete", "eval_top1": value, "test_top1": value}
+        for cell, values in zip(cells, scores, strict=True)
+        for t, value in zip(cell.settings[0].trials, values, strict=True)
+    ]
+    results = compare(cells, pl.DataFrame(rows, infer_schema_length=None))
+    text = "\n".join(comparison_lines(results, "t"))
+    assert "+1.5 (1 pair)" in text
+    assert "pair" not in GOLDEN.split("test: mean")[0]
+
+
+def test_the_teacher_is_named(results: list[CellResult]) -> None:
+    assert {each["teacher"] for each in records(results)} == {None, "vit_digits"}
+    taught = [result for result in results if result.selected and result.teacher]
+    trial = taught[0].selected[0]
+    other = trial.distillation.model_copy(update={"teacher": TeacherConfig(name="vit_other")})
+    changed = replace(taught[0], selected=(trial.model_copy(update={"distillation": other}),))
+    sheet = make_sheet([changed, taught[1]], "t")
+    (column,) = [column for column in sheet.columns if column.title == "\nteacher"]
+    assert set(column.texts) == {"vit_other", "vit_digits"}
+    assert not any(note.startswith("teacher:") for note in sheet.footnotes)

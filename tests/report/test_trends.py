@@ -91,3 +91,18 @@ def test_without_curves_there_is_no_trend() -> None:
     results, epochs = compared(noise=1.0)
     assert trends(results, epochs.drop("eval_top1"), "eval_top1") == ([], 0.0)
     assert trends(results, epochs.head(0), "eval_top1") == ([], 0.0)
+
+
+@pytest.mark.parametrize(("ceiling", "remarked"), [(120.0, True), (80.0, False)])
+def test_a_ceiling_that_no_accuracy_reaches_is_remarked(ceiling: float, remarked: bool) -> None:
+    curve = ceiling - 70 / np.sqrt(EPOCHS)
+    cell = Cell("one", {"model.name": "resnet8"}, None, (Setting({}, (trial(0.0, 0),)),))
+    trial_id = cell.settings[0].trials[0].trial_id
+    rows = pl.DataFrame([{"trial_id": trial_id, "status": "complete", "eval_top1": 60.0, "test_top1": 60.0}])
+    results = compare([cell], rows)
+    noise = 0.01 * np.random.default_rng(0).normal(size=len(EPOCHS))
+    epochs = pl.DataFrame({"trial_id": trial_id, "epoch": EPOCHS, "eval_top1": curve + noise})
+    found, horizon = trends(results, epochs, "eval_top1")
+    text = " ".join(" ".join(sheet_lines(trend_sheet(found, horizon, results, "eval_top1"))).split())
+    assert ("! above 100 %" in text) == remarked
+    assert ("] !" in text) == remarked
