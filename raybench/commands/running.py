@@ -74,7 +74,7 @@ def run_sweep(
             about["plugins"] = {plugin.name: plugin.code for plugin in sweep.setup.plugins}
             _keep_plugins(sweep)
         write_manifest(sweep.folder, **about, ended=None, exit_code=None)
-        progress = _progress(sweep, estimate)
+        progress = make_progress(sweep, estimate)
         bill = Bill(sweep)
 
         def last_words(reason: str) -> int:
@@ -174,7 +174,8 @@ def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, gua
     return End()
 
 
-def _progress(sweep: Sweep, estimate: Estimate) -> Progress:
+def make_progress(sweep: Sweep, estimate: Estimate) -> Progress:
+    """What tells how a sweep goes."""
     return Progress(
         console=sweep.console,
         store=sweep.store,
@@ -252,6 +253,8 @@ class Watch:
         self.sweep = sweep
         self.progress = progress
         self.search = search
+        self.alone = frozenset(cell.label for cell in search.plan.cells if not taught(search.plan, cell))
+        """Cells of the student alone."""
         self.said: set[str] = set()
         self.tidier = Tidier(sweep.folder)
 
@@ -263,9 +266,7 @@ class Watch:
         """A job came back."""
         self.progress.ended(job, outcomes)
         self.tidier.settled(sum(known.settled for known in outcomes.values()))
-        alone = [cell for cell in self.search.cells() if not taught(self.search.plan, cell)]
-        ids = [trial.trial_id for cell in alone for setting in cell.settings for trial in setting.trials]
-        if job.cell in {cell.label for cell in alone} and all(self.search.outcomes.settled(each) for each in ids):
+        if job.cell in self.alone and self.search.alone_done:
             self._warn()
 
     def teacher_started(self, config: TrialConfig) -> None:

@@ -389,7 +389,7 @@ _SEEN: set[tuple[str, int, int, int, int]] = set()
 
 def _mark(rows: npt.NDArray[np.int16]) -> int:
     """CRC-32 of a part's rows, which is never 0, for that is what is not filled."""
-    return zlib.crc32(np.ascontiguousarray(rows)) or 1
+    return zlib.crc32(np.ascontiguousarray(rows).data) or 1
 
 
 def _blocks(images: int) -> int:

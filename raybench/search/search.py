@@ -111,6 +111,17 @@ class Search:
                 return False
         return True
 
+    @property
+    def alone_done(self) -> bool:
+        """Whether nothing is or will be due of the student alone.
+
+        Asked after each trial: a cell is looked at only when all that it last found due has been handed out and told.
+        """
+        return all(
+            queue.gated or (not queue.ready and not queue.open and queue.search.done(self.outcomes))
+            for queue in self._queues
+        )
+
     def _gate_open(self) -> bool:
         if self.gate is None:
             return True

@@ -14,11 +14,12 @@ import pytest
 from raybench.commands.estimating import estimate
 from raybench.commands.loading import Asked, load
 from raybench.commands.reopening import REOPENED
-from raybench.commands.running import run_sweep
+from raybench.commands.running import Watch, make_progress, run_sweep
 from raybench.commands.sweeping import Sweep
 from raybench.config.costs import TrialCost
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
+from raybench.search.outcomes import Known
 from raybench.training.cost import START_S, Estimator
 
 if TYPE_CHECKING:
@@ -153,3 +154,29 @@ def test_the_time_of_a_plan_is_never_less_than_its_longest_trial(
     for width, trials_s in ((8, 100.0), (2, 103.0)):
         monkeypatch.setattr(type(sweep), "width", width)
         assert estimate(sweep).wall_s == trials_s + START_S
+
+
+def test_a_weak_teacher_is_looked_for_once_the_student_alone_is_done(
+    settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is done after every trial makes no cell anew, however many there are."""
+    sweep = loaded(settled)
+    search = sweep.search(1)
+    watch = Watch(sweep, make_progress(sweep, estimate(sweep)), search)
+    looked: list[int] = []
+    ended, said = 0, io.StringIO()
+
+    def weak_teachers(_: object) -> list[str]:
+        looked.append(ended)
+        return ["the teacher is weak"]
+
+    monkeypatch.setattr(sweep, "weak_teachers", weak_teachers)
+    monkeypatch.setattr(search, "cells", lambda: pytest.fail("every cell was made anew"))
+    sweep.console.file = said
+    while (job := search.next_job()) is not None:
+        outcomes = {trial.trial_id: Known(Status.COMPLETE, {4: 1.0}) for trial in job.trials}
+        search.tell(job, outcomes)
+        ended += 1
+        watch.ended(job, outcomes)
+    assert (ended, looked) == (8, [4])  # two settings of two seeds are the student alone
+    assert said.getvalue().count("warning: the teacher is weak") == 1

@@ -205,7 +205,12 @@ def test_a_job_is_told_what_a_person_said(
 ) -> None:
     asked, jobs = list[str](), list[str]()
     monkeypatch.setattr("sys.stdin.isatty", lambda: terminal)
-    monkeypatch.setattr(cluster, "agreed", lambda *_: asked.append("agreed") or True)
+
+    def agreed(*_: object) -> bool:
+        asked.append("agreed")
+        return True
+
+    monkeypatch.setattr(cluster, "agreed", agreed)
     monkeypatch.setattr(cluster, "_followed", lambda *_: 0)
 
     class Server:

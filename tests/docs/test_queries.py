@@ -59,7 +59,8 @@ def asked(text: str) -> pl.DataFrame:
     """What DuckDB answers."""
     answer = duckdb.sql(text)
     assert answer is not None, "no question"
-    return answer.pl()
+    frame: pl.DataFrame = answer.pl()
+    return frame
 
 
 QUESTIONS = re.findall(r"^### (.*\?)$", PAGE.read_text(), re.MULTILINE)

@@ -82,8 +82,8 @@ def codecs(test_metric: str = "test_psnr") -> list[CellResult]:
     """Two codecs of two seeds each, the second with half the bits a pixel."""
     cells, rows = [], []
     for name, bpp in (("ci2p_codec", 0.6), ("codec_small", 0.3)):
-        about = {"dataset": DatasetConfig(name="digits"), "model": ModelConfig(name=name)}
-        trials = tuple(TrialConfig(task="compression", seed=seed, **about) for seed in (0, 1))
+        data, model = DatasetConfig(name="digits"), ModelConfig(name=name)
+        trials = tuple(TrialConfig(task="compression", seed=seed, dataset=data, model=model) for seed in (0, 1))
         cells.append(Cell(name, {"model.name": name}, None, (Setting({}, trials),)))
         known = {"status": "complete", "eval_psnr": 24.0, "preset": "small", "dataset_variant": "official"}
         rows += [

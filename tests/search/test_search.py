@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
-from raybench.search.cells import Job
+from raybench.search.cells import Exhaustive, Job
 from raybench.search.outcomes import Known, Outcomes
-from raybench.search.search import Search
+from raybench.search.search import Search, taught
 from tests.search.world import (
     ALPHA,
     EPOCHS,
@@ -45,6 +45,49 @@ def test_grid_hands_out_every_trial_exactly_once(name: str, width: int) -> None:
     assert len(handed) == len(set(handed))
     assert set(handed) == {trial.trial_id for trial in PLANS[name].trials()}
     assert all(job.rungs == (EPOCHS,) for job in world.jobs)
+
+
+class Asking(World):
+    """Asks after every job whether the student alone is done, and compares with a look at every cell."""
+
+    answers: list[bool]
+
+    def finish(self, search: Search, job: Job) -> None:
+        """One job."""
+        super().finish(search, job)
+        alone = [each for each in search._searches if not taught(search.plan, each.cell)]
+        assert search.alone_done == all(each.done(search.outcomes) for each in alone)
+        self.answers.append(search.alone_done)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("name", PLANS)
+def test_when_the_student_alone_is_done_is_known(name: str, width: int) -> None:
+    world = Asking()
+    world.answers = []
+    world.work(Search(PLANS[name], Outcomes({}), NOWHERE, width), width=width)
+    assert world.answers[-1]
+    assert world.answers == sorted(world.answers)  # once done, done
+
+
+def test_whether_the_student_alone_is_done_costs_no_look_at_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search(plan({ALPHA: [0.0, 0.5]}, seeds=list(range(200))), Outcomes({}), NOWHERE, 2)
+    looks = 0
+    done = Exhaustive.done
+
+    def counted(self: Exhaustive, outcomes: Outcomes) -> bool:
+        nonlocal looks
+        looks += 1
+        return done(self, outcomes)
+
+    monkeypatch.setattr(Exhaustive, "done", counted)
+    for _ in range(200):
+        job = search.next_job()
+        assert job is not None
+        search.tell(job, {trial.trial_id: Known(Status.COMPLETE, {EPOCHS: 1.0}) for trial in job.trials})
+        search.alone_done  # noqa: B018
+    assert search.alone_done
+    assert looks <= 3
 
 
 def test_nothing_settled_is_handed_out_again() -> None:
