@@ -51,8 +51,6 @@ def rate(slept: Slept) -> float:
     """Trials a second once all workers work and while all still have work."""
     ends = sorted(slept.ended_s)
     first, last = WARM * slept.width - 1, len(ends) - slept.width
-    if last <= first:
-        raise SystemExit(f"{len(ends)} trials are too few for {slept.width} at a time: give --trials more")
     return (last - first) / (ends[last] - ends[first])
 
 
@@ -76,7 +74,10 @@ def by_gpu(slept: Slept) -> dict[tuple[str, int], int]:
 
 
 def throughput(trials: int, sleep_s: float) -> Iterator[dict[str, Any]]:
-    """Each size of cluster against the smallest."""
+    """Each size of cluster against the smallest. Raises SystemExit at once where the trials are too few for a rate."""
+    least = (WARM + 1) * GPUS * SIZES[-1]
+    if trials < least:
+        raise SystemExit(f"--trials {trials}: too few for {GPUS * SIZES[-1]} at a time; at least {least}")
     base = 0.0
     for size in SIZES:
         nodes: list[dict[str, float]] = [{"cpu": GPUS, "gpu": GPUS}] * size

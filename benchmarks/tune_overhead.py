@@ -4,9 +4,10 @@
 
 Both in this run, each in a process of its own with a Ray of its own, two trials at a time. Tune's are a function that
 reports one number, by `Tuner.fit()` with nothing set but the folder and the CPUs of a trial. Ours go through searcher,
-Tuner and reused workers; once leaving the rows that a real trial leaves (written, flushed and renamed), and once
-without any, which is what the bar is about: a no-op has nothing to keep, and what rows cost is a claim of its own
-(benchmarks/trial_overhead.py). The start of Ray is in none of them, that of the workers in all.
+Tuner, reused workers and what a sweep says of each trial; once leaving the rows that a real trial leaves (written,
+flushed and renamed), and once without any, which is what the bar is about: a no-op has nothing to keep, and what rows
+cost is a claim of its own (benchmarks/trial_overhead.py). The start of Ray is in none of them, that of the workers in
+all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from benchmarks.scaling import run
 
 ROOT = Path(__file__).parents[1]
 BAR = 30.0
+CPUS = 2
+"""Of either Ray, whatever the machine has: as many trials at a time."""
 
 DEFAULT = """\
 import sys, time
@@ -36,7 +39,7 @@ from ray import tune
 def nothing(config):
     tune.report({"score": 1.0})
 
-ray.init(num_cpus=2, include_dashboard=False)
+ray.init(num_cpus=int(sys.argv[3]), include_dashboard=False)
 tuner = tune.Tuner(
     tune.with_resources(nothing, {"cpu": 1}),
     tune_config=tune.TuneConfig(num_samples=int(sys.argv[1]), metric="score", mode="max"),
@@ -57,7 +60,7 @@ def default_ms(trials: int) -> float:
     with tempfile.TemporaryDirectory(prefix="raybench-default-") as folder:
         access = {"RAY_AUTH_TOKEN_PATH": f"{folder}/token", "RAY_USAGE_STATS_ENABLED": "0"}
         ended = subprocess.run(
-            [sys.executable, "-c", DEFAULT, str(trials), folder],
+            [sys.executable, "-c", DEFAULT, str(trials), folder, str(CPUS)],
             env=kept | access | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
@@ -69,7 +72,7 @@ def default_ms(trials: int) -> float:
 
 def ours_ms(trials: int, rows: bool) -> float:
     """Wall milliseconds a trial by our driver."""
-    slept = run(Spec([], trials=trials, sleep_s=0.0, rows=rows, local=True))
+    slept = run(Spec([{"cpu": CPUS, "gpu": 0}], trials=trials, sleep_s=0.0, rows=rows, local=True))
     assert slept.statuses == {"complete": trials}
     return 1000 * slept.wall_s / trials
 

@@ -2,18 +2,22 @@
 
     python -m benchmarks.peers.sleepers SPEC        SPEC: a `Spec` as JSON; prints a `Slept` as JSON
 
-Driver, searcher, Tuner, workers and rows are raybench's own; only what a trial does between its first and its last row
-is replaced by sleep. Ray's Cluster keeps much in its process, so that each measurement is a process of its own.
+Driver with what it says of trials, searcher, Tuner, workers and rows are raybench's own; only what a trial does between
+its first and its last row is replaced by sleep. Ray's Cluster keeps much in its process, so that each measurement is a
+process of its own.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +29,17 @@ if __name__ == "__main__":
 
 import ray
 import ray.train
+from rich.console import Console
 
 from raybench.cluster import driver, trainables
 from raybench.cluster.groups import start_workers
 from raybench.cluster.session import session
 from raybench.cluster.trainables import TaskTrainable
+from raybench.commands.estimating import Estimate
+from raybench.commands.running import Watch, make_progress
+from raybench.commands.sharing import Machines
+from raybench.commands.sweeping import Sweep
+from raybench.config.costs import TrialCost
 from raybench.config.placement import Share
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
@@ -39,6 +49,7 @@ from raybench.results.store import Store
 from raybench.search.cells import Job
 from raybench.search.outcomes import Known, Outcomes
 from raybench.search.search import Search
+from raybench.training.preflight import Checked
 from raybench.training.recorder import Recorder, Setup
 from raybench.training.trial import Outcome
 
@@ -66,7 +77,7 @@ class Spec:
     rows: bool = True
     """Whether trials write their rows, as real ones do."""
     local: bool = False
-    """On this machine and its own CPUs instead, as without --address."""
+    """On this machine instead, as without --address, with the CPUs of the only node."""
     lost_after: int = 0
     """After so many trials the last node is lost; 0: none is."""
 
@@ -140,21 +151,31 @@ def _sleep(content: dict[str, Any], rank: int) -> None:
     path.write_text(json.dumps(asdict(sleep)))
 
 
-class Ends:
-    """Told by the driver; notes when trials end, and lets a node be lost."""
+class Ends(Watch):
+    """What tells of a real sweep, and notes when trials end and how, and lets a node be lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, sweep: Sweep, search: Search) -> None:
+        cost = TrialCost("sleep", epoch_s=sweep.setup.env["sleep_s"], fixed_s=0.0)
+        estimate = Estimate(lambda _: cost)
+        progress = make_progress(sweep, estimate)
+        progress.clock.follow(search.ahead, estimate.teachers)
+        super().__init__(sweep, progress, search)
         self.begun = 0.0
         self.ends: list[float] = []
+        self.statuses: dict[str, str] = {}
+        """Of each trial that was told of, the last."""
         self.after: dict[int, threading.Event] = {}
 
-    def started(self, job: Job) -> None:  # noqa: ARG002
+    def started(self, job: Job) -> None:
         """A job went to a worker."""
         self.begun = self.begun or time.monotonic()
+        super().started(job)
 
-    def ended(self, job: Job, outcomes: dict[str, Known]) -> None:  # noqa: ARG002
+    def ended(self, job: Job, outcomes: Mapping[str, Known]) -> None:
         """A job came back."""
+        super().ended(job, outcomes)
         self.ends.append(time.monotonic() - self.begun)
+        self.statuses |= {trial_id: str(known.status) for trial_id, known in outcomes.items()}
         if event := self.after.get(len(self.ends)):
             event.set()
 
@@ -167,14 +188,30 @@ def plan_of(spec: Spec) -> Plan:
     return make_plan(SweepConfig.model_validate(content | {"resources": resources}))
 
 
+def sweep_of(spec: Spec, folder: Path) -> Sweep:
+    """What the command knows of a sweep before it starts; what it says of trials is kept in memory."""
+    (folder / "notes").mkdir()
+    env = {"sleep_s": spec.sleep_s, "notes": str(folder / "notes"), "rows": spec.rows}
+    plan, share = plan_of(spec), Share(spec.cpu, spec.gpu, workers=spec.workers)
+    results = folder / "results"
+    setup = Setup(sweep="sleepers", preset="quick", results=results, env=env)
+    quiet = Console(file=io.StringIO())
+    store, checked, machines = Store(results), Checked(), Machines((), None if spec.local else "a cluster")
+    sweep = Sweep(plan.sweep, "", plan, checked, store, results, setup, Outcomes({}), machines, share, None, quiet)
+    sweep.take(share)
+    return sweep
+
+
 def slept(spec: Spec) -> Slept:
     """Run the sweep."""
     with tempfile.TemporaryDirectory(prefix="raybench-sleepers-") as name:
         folder = Path(name)
         os.environ["RAYBENCH_CACHE"] = str(folder / "cache")
+        sweep = sweep_of(spec, folder)
         if spec.local:
-            with session(None):
-                return _run(spec, folder, Ends())
+            (node,) = spec.nodes
+            with session(None, cpus=int(node["cpu"])):
+                return _run(spec, sweep)
         os.environ |= IMPATIENT
         from ray.cluster_utils import Cluster
 
@@ -186,41 +223,38 @@ def slept(spec: Spec) -> Slept:
             for each in spec.nodes
         ]
         cluster.wait_for_nodes()
-        ends = Ends()
-        if spec.lost_after:
-            event = ends.after[spec.lost_after] = threading.Event()
+        lost = threading.Event()
 
-            def lose() -> None:
-                event.wait()
-                cluster.remove_node(nodes[-1], allow_graceful=False)
+        def lose() -> None:
+            lost.wait()
+            cluster.remove_node(nodes[-1], allow_graceful=False)
 
-            threading.Thread(target=lose, daemon=True).start()
+        threading.Thread(target=lose, daemon=True).start()
         try:
             with session(cluster.address):
-                return _run(spec, folder, ends)
+                return _run(spec, sweep, {spec.lost_after: lost})
         finally:
             cluster.shutdown()
 
 
-def _run(spec: Spec, folder: Path, ends: Ends) -> Slept:
-    notes = folder / "notes"
-    notes.mkdir()
-    env = {"sleep_s": spec.sleep_s, "notes": str(notes), "rows": spec.rows}
-    setup = Setup(
-        sweep="sleepers", preset="quick", results=folder / "results", cpu=spec.cpu, gpu=spec.gpu, workers=spec.workers,
-        env=env,
-    )  # fmt: skip
+def _run(spec: Spec, sweep: Sweep, after: dict[int, threading.Event] | None = None) -> Slept:
+    """`after`: what happens after so many trials."""
     trainables.TRAINABLES["image_classification"] = Sleeping
-    plan = plan_of(spec)
-    width = driver.slots("sleepers", Share(spec.cpu, spec.gpu, workers=spec.workers), None)
-    assert setup.results is not None
-    search = Search(plan, Outcomes({}), setup.results, width)
+    width = driver.slots("sleepers", sweep.share, None)
+    search = sweep.search(width)
+    ends = Ends(sweep, search)
+    ends.after |= after or {}
+    ends.progress.width = width
     begun, busy = time.monotonic(), time.process_time()
-    driver.run(plan, search, setup, width=width, stop=driver.Stop(None, local=spec.local), observer=ends)
+    stop = driver.Stop(None, local=spec.local)
+    driver.run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=ends)
     wall_s, driver_cpu_s = time.monotonic() - begun, time.process_time() - busy
-    table = Store(setup.results).trials() if spec.rows else None
-    statuses = dict(table["status"].value_counts().iter_rows()) if table is not None else {"complete": len(ends.ends)}
-    attempts = int(table["attempt"].sum()) if table is not None else len(ends.ends)
+    ends.tidier.wait()
+    statuses, attempts = dict(Counter(ends.statuses.values())), len(ends.ends)
+    if spec.rows:
+        table = sweep.store.trials()
+        statuses, attempts = dict(table["status"].value_counts().iter_rows()), int(table["attempt"].sum())
+    notes = Path(sweep.setup.env["notes"])
     sleeps = [Sleep(**json.loads(path.read_text())) for path in sorted(notes.iterdir())]
     return Slept(width, wall_s, ends.ends, statuses, attempts, sleeps, driver_cpu_s)
 

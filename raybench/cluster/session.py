@@ -51,17 +51,18 @@ def configure(address: str | None) -> None:
 
 @contextlib.contextmanager
 def session(
-    address: str | None = None, verbose: bool = False, guard: Guard | None = None
+    address: str | None = None, verbose: bool = False, guard: Guard | None = None, cpus: int | None = None
 ) -> Iterator[dict[str, float]]:
     """A Ray session, which `guard` watches; yields the cluster's resources.
 
-    Raises RaybenchError when `address` cannot be joined.
+    `cpus`: those of a Ray that is started here; none means all of this machine. Raises RaybenchError when `address`
+    cannot be joined.
     """
     with reaper() if address is None else contextlib.nullcontext():
-        yield from _session(address, verbose, guard)
+        yield from _session(address, verbose, guard, cpus)
 
 
-def _session(address: str | None, verbose: bool, guard: Guard | None) -> Iterator[dict[str, float]]:
+def _session(address: str | None, verbose: bool, guard: Guard | None, cpus: int | None) -> Iterator[dict[str, float]]:
     configure(address)
     import ray
 
@@ -70,7 +71,7 @@ def _session(address: str | None, verbose: bool, guard: Guard | None) -> Iterato
         logging.getLogger(name).setLevel(level)
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level, "configure_logging": True}
     if address is None:
-        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local"}
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local", "num_cpus": cpus}
     else:
         options |= {
             "address": address,
