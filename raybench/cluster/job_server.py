@@ -23,6 +23,9 @@ TOKEN_THERE = "~/.raybench/ray_token"
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 END_S = 15.0
 """From the end of a job's log until its status says so."""
+STOP_S = 60.0
+"""From the word to stop until a job's status says that it has. RAY_JOB_STOP_WAIT_TIME_S of the cluster files gives it
+20 s to end in order, and what then still runs is killed."""
 
 
 class JobServer:

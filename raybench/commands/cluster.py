@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended
+from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_TROUBLE, ended, print_error
 from raybench.commands.submitting import Parser, agreed, asked_for, hand_over, job_name
-from raybench.errors import RaybenchError
+from raybench.errors import ConfigError, RaybenchError
 
 if TYPE_CHECKING:
     from raybench.cluster.check import Checked
@@ -56,8 +56,19 @@ def main(argv: Sequence[str], sweep_parser: Parser) -> int:
     """Run one of them; returns the exit code."""
     args, rest = parser().parse_known_args(argv)
     if args.what == "submit":
-        return ended(lambda: _submit(args.file, rest, sweep_parser))
-    return ended(lambda: COMMANDS[args.what](args.file, rest))
+        return ended(lambda: _met(lambda: _submit(args.file, rest, sweep_parser)))
+    return ended(lambda: _met(lambda: COMMANDS[args.what](args.file, rest)))
+
+
+def _met(run: Callable[[], int]) -> int:
+    """Run a command; a cluster that cannot be reached, or has no such job, is no bad input."""
+    try:
+        return run()
+    except ConfigError:
+        raise
+    except RaybenchError as error:
+        print_error(error)
+        return EXIT_TROUBLE
 
 
 def _cluster(file: Path) -> ClusterFile:
@@ -174,13 +185,20 @@ def _follow(file: Path, rest: Sequence[str]) -> int:
 
 
 def _stop(file: Path, rest: Sequence[str]) -> int:
-    def stop(server: JobServer, job: str) -> int:
-        print(f"{job}: {'told to stop' if server.stop(job) else 'had ended already'}")
-        status, _ = server.ended(job)
-        print(f"{job}: {status.lower()}; what was done stays, and `raybench cluster submit` goes on")
-        return EXIT_COMPLETE
+    return _with_job(file, rest, "stop", lambda server, job: _stopped(server, job, file))
 
-    return _with_job(file, rest, "stop", stop)
+
+def _stopped(server: JobServer, job: str, file: Path) -> int:
+    """Have a job end, and wait until it has."""
+    from raybench.cluster.job_server import ENDED, STOP_S
+
+    print(f"{job}: {'told to stop' if server.stop(job) else 'had ended already'}", flush=True)
+    status, _ = server.ended(job, STOP_S)
+    if status not in ENDED:
+        print(f"{job}: still {status.lower()} {STOP_S:.0f} s later. {_back(job, file)}", file=sys.stderr)
+        return EXIT_TROUBLE
+    print(f"{job}: {status.lower()}; what was done stays, and `raybench cluster submit` goes on")
+    return EXIT_COMPLETE
 
 
 def _with_job(file: Path, rest: Sequence[str], what: str, act: Callable[[JobServer, str], int]) -> int:
@@ -200,11 +218,14 @@ def _with_job(file: Path, rest: Sequence[str], what: str, act: Callable[[JobServ
 
 def _followed(server: JobServer, job: str, file: Path) -> int:
     """Hand on the log until the job ends; its exit code. Ctrl-C and a lost connection leave it running."""
-    option = "" if file == Path("cluster.yaml") else f" -f {shlex.quote(str(file))}"
-    back = f"come back:  raybench cluster follow {job}{option}   stop it:  raybench cluster stop {job}{option}"
+    from raybench.cluster.job_server import ENDED
+
+    back = _back(job, file)
     try:
         server.follow(job, _write)
         status, code = server.ended(job)
+        if status not in ENDED:
+            raise RaybenchError(f"the log of job {job} was closed while it is {status.lower()}")
     except KeyboardInterrupt:
         print(f"\ndetached; {job} goes on. {back}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -214,6 +235,12 @@ def _followed(server: JobServer, job: str, file: Path) -> int:
         return EXIT_COMPLETE
     print(f"{job}: {status.lower()}" + (f", exit code {code}" if code is not None else ""), file=sys.stderr)
     return code if code is not None and 0 < code < 256 else EXIT_TROUBLE
+
+
+def _back(job: str, file: Path) -> str:
+    """How to come back to a job, and how to end it."""
+    option = "" if file == Path("cluster.yaml") else f" -f {shlex.quote(str(file))}"
+    return f"come back:  raybench cluster follow {job}{option}   stop it:  raybench cluster stop {job}{option}"
 
 
 def _write(lines: str) -> None:

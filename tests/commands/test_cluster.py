@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from raybench.__main__ import main
-from raybench.commands.cluster import _followed
+from raybench.commands import cluster
+from raybench.commands.cluster import _followed, _stopped
 from raybench.errors import RaybenchError
 
 
@@ -19,6 +22,20 @@ def test_faults_of_the_command_line_end_with_2(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as error:
         main(["cluster", "chek"])
     assert error.value.code == 2
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_cluster_that_is_not_there_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(file: Path, rest: Sequence[str]) -> int:  # noqa: ARG001
+        raise RaybenchError("no tunnel to me@10.0.0.1: Connection refused")
+
+    monkeypatch.setitem(cluster.COMMANDS, "follow", unreachable)
+    assert main(["cluster", "follow"]) == 1
+    assert capsys.readouterr().err == "error: no tunnel to me@10.0.0.1: Connection refused\n"
 
 
 class Server:
@@ -34,9 +51,14 @@ class Server:
         if self.error:
             raise self.error
 
-    def ended(self, job: str) -> tuple[str, int | None]:  # noqa: ARG002
+    def ended(self, job: str, within_s: float = 0.0) -> tuple[str, int | None]:  # noqa: ARG002
         """How it ended."""
+        self.waited_s = within_s
         return self.status, self.code
+
+    def stop(self, job: str) -> bool:  # noqa: ARG002
+        """Have it end."""
+        return True
 
 
 @pytest.mark.parametrize(
@@ -64,3 +86,26 @@ def test_a_lost_connection_says_that_the_sweep_goes_on() -> None:
     lost = Server(RaybenchError("the connection to job job was lost: closed"))
     with pytest.raises(RaybenchError, match=r"(?s)was lost: closed\njob goes on by itself; come back:"):
         _followed(lost, "job", Path("cluster.yaml"))  # type: ignore[arg-type]
+
+
+def test_a_log_that_closes_before_the_end_of_its_job_says_how_to_come_back() -> None:
+    with pytest.raises(RaybenchError, match=r"(?s)was closed while it is running\njob goes on by itself; come back:"):
+        _followed(Server(None, "RUNNING", None), "job", Path("cluster.yaml"))  # type: ignore[arg-type]
+
+
+def test_a_job_has_longer_to_stop_than_the_cluster_gives_it(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Server(None, "STOPPED", None)
+    assert _stopped(server, "job", Path("cluster.yaml")) == 0  # type: ignore[arg-type]
+    assert capsys.readouterr().out == (
+        "job: told to stop\njob: stopped; what was done stays, and `raybench cluster submit` goes on\n"
+    )
+    for name in ("cluster.yaml", "clusters/aws.yaml", "clusters/gcp.yaml"):
+        (given,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", (ROOT / name).read_text())
+        assert server.waited_s >= int(given) + 10
+
+
+def test_a_job_that_does_not_stop_is_not_said_to_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _stopped(Server(None, "RUNNING", None), "job", Path("cluster.yaml")) == 1  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert "what was done stays" not in said.out
+    assert "job: still running 60 s later. come back:  raybench cluster follow job" in said.err
