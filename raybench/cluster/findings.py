@@ -28,7 +28,8 @@ class Said:
     seen: frozenset[str] | None = None
     """Addresses whose files it saw on the shared storage; none where it was not asked."""
     data: Mapping[str, Any] | None = None
-    """What it can run: `faults`, and `fingerprints` of the data; none where it was not asked."""
+    """What it can run: `faults`, those that are `absent` data (fault -> its name), and `fingerprints` of the data; none
+    where it was not asked."""
 
     @property
     def installed(self) -> bool:
@@ -67,6 +68,8 @@ def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Map
     """
     faults = [f"{each.address}: {each.silent}" for each in machines if each.silent]
     answered = [each for each in machines if not each.silent]
+    head = machines[0]
+    copied = {each.address: _copied(each, head) for each in answered}
     installed = [each for each in answered if each.installed]
     faults += [
         *_versions(here, installed),
@@ -74,9 +77,15 @@ def examine(here: Mapping[str, str | None], machines: Sequence[Said], alive: Map
         *_clocks(answered),
         *_disks(answered),
         *_storage(answered),
-        *_data(answered),
+        *_data(answered, copied),
     ]
     notes = [
+        f"{address}: has no files of {', '.join(sorted(lacking.values()))}, which it copies from the depot, where the "
+        f"sweep brings those of {head.address}"
+        for address, lacking in copied.items()
+        if lacking
+    ]
+    notes += [
         f"{each.address}: raybench is not installed there yet; {UP}"
         for each in answered
         if each.about["versions"].get("raybench") is None
@@ -170,14 +179,24 @@ def _storage(machines: Sequence[Said]) -> Iterator[str]:
             )
 
 
-def _data(machines: Sequence[Said]) -> Iterator[str]:
-    """Faults that all have are told once."""
+def _copied(machine: Said, head: Said) -> dict[str, str]:
+    """Fault -> data set of what a machine has not and will have from the cluster's depot, since the head has it."""
+    if machine is head or machine.data is None or not machine.about.get("depot"):
+        return {}
+    has_all = head.data is not None and not head.data.get("faults")
+    return dict(machine.data.get("absent", {})) if has_all else {}
+
+
+def _data(machines: Sequence[Said], copied: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Faults that all have are told once; those of data that are `copied`, by address, are none."""
     asked = [each for each in machines if each.data is not None]
     told: dict[str, list[str]] = {}
     prints: dict[str, dict[str, list[str]]] = {}
     for each in asked:
         assert each.data is not None
         for fault in each.data.get("faults", ()):
+            if fault in copied[each.address]:
+                continue
             told.setdefault(fault, []).append(each.address)
         for name, found in each.data.get("fingerprints", {}).items():
             prints.setdefault(name, {}).setdefault(found, []).append(each.address)

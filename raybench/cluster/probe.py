@@ -39,6 +39,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     results, name = os.environ.get("RAYBENCH_RESULTS", ""), file_of(asked["mark"], asked["address"])
     answer: dict[str, Any] = {"name": socket.gethostname(), "results": results}
     answer["addresses"] = addresses(ROUTES)
+    answer["depot"] = os.environ.get("RAYBENCH_DEPOT", "")
     if asked["role"] == "clear":
         clear(results, name)
     if asked["role"] == "read":

@@ -153,6 +153,20 @@ def test_data_of_a_sweep() -> None:
     assert found(one[0], other).faults == (f"cifar100: different data: aa on {HEAD}; bb on {WORKER}",)
 
 
+def test_data_that_come_from_the_depot_are_wanted_on_the_head_alone() -> None:
+    lacks = {"faults": ["cifar100 not found", "resnet.pt not found"], "absent": {"cifar100 not found": "cifar100"}}
+    has = {"faults": [], "fingerprints": {"cifar100": "aa"}}
+    depot = {"depot": "s3://bucket/depot"}
+    head = replace(machine(HEAD, **depot), data=has)
+    worker = replace(machine(WORKER, **depot), data=lacks)
+    note = f"has no files of cifar100, which it copies from the depot, where the sweep brings those of {HEAD}"
+    assert found(head, worker) == Findings((f"{WORKER}: resnet.pt not found",), (f"{WORKER}: {note}",))
+    # Without a depot, and where the head has none either, it is a fault.
+    assert f"{WORKER}: cifar100 not found" in found(head, replace(machine(WORKER), data=lacks)).faults
+    without = [replace(machine(each, **depot), data=lacks) for each in (HEAD, WORKER)]
+    assert "every machine: cifar100 not found" in found(*without).faults
+
+
 def test_the_report_names_every_machine_and_fault() -> None:
     cluster = ClusterFile(
         Path("cluster.yaml"), "mine", "local", Host(HEAD, "me"), (Host(WORKER, "me"),), "me", None, {}
