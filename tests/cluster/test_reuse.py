@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -18,8 +19,17 @@ MODELS = "factors.model.name='[resnet8, vit_micro_patch2_8]'"
 
 @pytest.mark.slow
 def test_the_hundredth_trial_of_a_worker_is_bit_identical_to_its_first(sweeps: Sweeps) -> None:
-    hundred = sweeps.run("hundred", *COMMON, "--seeds", "25", "optimizer.lr=0.1", MODELS.replace("'", ""))
-    assert hundred.returncode == 0, hundred.stdout + hundred.stderr
+    hundred = sweeps.start("hundred", *COMMON, "--seeds", "25", "optimizer.lr=0.1", MODELS.replace("'", ""))
+    workers = set()
+    try:
+        while hundred.poll() is None:
+            workers |= {process.pid for process in sweeps.workers(hundred.pid)}
+            time.sleep(0.2)
+        output = hundred.communicate()[0]
+    finally:
+        hundred.kill()
+    assert hundred.returncode == 0, output
+    assert len(workers) == 1, "other processes ran some of them"
     trials = pl.read_parquet(sweeps.folder / "hundred" / "tiny" / "trials" / "*.parquet").sort("started")
     assert trials.height == 100
     assert set(trials["status"]) == {"complete"}
