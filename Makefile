@@ -26,8 +26,9 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  make %-14s %s\n' "$$name" "$$text"; done
 
+# --yes, since what a busy machine is told to take for it may be above an hour, which is asked about first.
 sweep: $(STAMP)  ## the first sweep, on embedded data, and its comparison table
-	@$(RUN) raybench.sweep deit_reverse --preset quick $(ARGS)
+	@$(RUN) raybench.sweep deit_reverse --preset quick --yes $(ARGS)
 
 # Two processes: more do not pay for their import of torch, and Ray's tests start processes of their own. A file's tests
 # stay together, because its fixtures (a Ray node, a trained teacher) are made once a file. One thread each: torch's

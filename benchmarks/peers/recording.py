@@ -19,6 +19,7 @@ import struct
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-COLUMNS, ROWS = 120, 34
-FRAMES = 9
+COLUMNS, ROWS = 120, 38
+FRAMES = 7
 """Screens shown; a page that holds hundreds is slow to load."""
 SHOWN_S, LAST_S = 1.6, 8.0
 """How long each is shown, and the last."""
+STANDS_S = 0.2
+"""A screen that is written on sooner is half drawn."""
 THEME = TerminalTheme(
     (22, 27, 34),
     (222, 228, 235),
@@ -47,7 +50,7 @@ THEME = TerminalTheme(
     ],
 )
 """Light on dark, on its own ground: the same on a dark page and on a light one."""
-FORMAT = """<g class="frame" style="animation-name: {unique_id}">
+FORMAT = """<g class="frame" style="animation-name: {unique_id}" xml:space="preserve">
 <style>{styles}</style>
 <clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
 <defs>{lines}</defs>{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>"""
@@ -78,19 +81,29 @@ def record(command: list[str]) -> list[tuple[float, bytes]]:
 
 
 def screens(written: list[tuple[float, bytes]]) -> list[tuple[float, Text]]:
-    """What a person saw: a screen for each moment at which it had changed and stood for a while."""
+    """What a person saw: a few screens that stood for a while, at even times, the first and the last among them."""
     try:
         import pyte
     except ImportError:
         raise SystemExit("a recording needs pyte: pip install pyte") from None
-    screen = pyte.HistoryScreen(COLUMNS, ROWS, history=1000, ratio=1)
-    stream = pyte.ByteStream(screen)
-    seen: list[tuple[float, Text]] = []
-    for (at, some), following in zip(written, [*written[1:], (written[-1][0] + 10, b"")], strict=True):
-        stream.feed(some)
-        if following[0] - at > 0.2 and (not seen or seen[-1][1].plain != _text(screen).plain):
-            seen.append((at, _text(screen)))
-    return seen
+
+    def played() -> Iterator[tuple[int, Any]]:
+        screen = pyte.Screen(COLUMNS, ROWS)
+        stream = pyte.ByteStream(screen)
+        for index, (_, some) in enumerate(written):
+            stream.feed(some)
+            yield index, screen
+
+    # Twice, since the colours of thousands of screens, of which few are shown, would take minutes.
+    seen: list[int] = []
+    shown: list[str] = []
+    for index, screen in played():
+        stands = index == len(written) - 1 or written[index + 1][0] - written[index][0] > STANDS_S
+        if stands and screen.display != shown:
+            seen, shown = [*seen, index], screen.display
+    picked = set(chosen([written[index][0] for index in seen]))
+    wanted = {index for place, index in enumerate(seen) if place in picked}
+    return [(written[index][0], _text(screen)) for index, screen in played() if index in wanted]
 
 
 def _text(screen: Any) -> Text:
@@ -101,6 +114,7 @@ def _text(screen: Any) -> Text:
         for column in range(COLUMNS):
             cell = screen.buffer[row][column]
             line.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold))
+        line.rstrip()
         whole.append_text(line).append("\n")
     whole.rstrip()
     return whole
@@ -113,12 +127,11 @@ def _color(name: str) -> str | None:
     return None if name == "default" else name.replace("brown", "yellow").replace("bright", "bright_")
 
 
-def chosen(seen: list[tuple[float, Text]], count: int = FRAMES) -> list[tuple[float, Text]]:
-    """A few screens, at even times, the first and the last among them."""
-    first, last = seen[0][0], seen[-1][0]
-    wanted = [first + (last - first) * step / (count - 1) for step in range(count - 1)]
-    picked = {min(range(len(seen) - 1), key=lambda index: abs(seen[index][0] - at)) for at in wanted}
-    return [seen[index] for index in sorted(picked)] + [seen[-1]]
+def chosen(times: list[float], count: int = FRAMES) -> list[int]:
+    """Which of these times are nearest to even ones; the last is among them."""
+    first, last = times[0], times[-1]
+    even = [first + (last - first) * step / (count - 1) for step in range(count)]
+    return sorted({min(range(len(times)), key=lambda index: abs(times[index] - at)) for at in even})
 
 
 def svg(command: list[str], frames: list[tuple[float, Text]]) -> str:
@@ -128,7 +141,8 @@ def svg(command: list[str], frames: list[tuple[float, Text]]) -> str:
     for index, (_, text) in enumerate(frames):
         console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         console.print(text, end="")
-        parts.append(console.export_svg(theme=THEME, code_format=FORMAT, unique_id=f"f{index}"))
+        drawn = console.export_svg(theme=THEME, code_format=FORMAT, unique_id=f"f{index}")
+        parts.append(drawn.replace("&#160;", " "))  # which `xml:space` keeps, in a sixth of the bytes
         ends = begins + (SHOWN_S if index < len(frames) - 1 else LAST_S)
         keys.append(_keyframes(f"f{index}", 100 * begins / total, 100 * ends / total))
         begins = ends
@@ -167,7 +181,7 @@ def _escaped(text: str) -> str:
 def main() -> None:
     """Record, choose and write."""
     out, command = Path(sys.argv[1]), sys.argv[2:]
-    frames = chosen(screens(record(command)))
+    frames = screens(record(command))
     out.write_text(svg(command, frames))
     print(f"{out}: {len(frames)} screens of {frames[-1][0]:.0f} s, {out.stat().st_size / 1024:.0f} KiB")
 
