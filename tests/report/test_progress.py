@@ -43,7 +43,8 @@ def progress(folder: Path, trials: int) -> tuple[Progress, io.StringIO]:
     clock = TimeLeft(lambda _: TrialCost("a kind", 2.0, 2.0))
     keys = ("optimizer.lr",)
     shown = Progress(console, Store(folder), "eval_top1", "max", keys, clock, total=trials, settled=0)
-    clock.follow(lambda: [("a cell", [[Stretch(job(seed), 0) for seed in range(clock._ended, trials)]])], {})
+    due = [Stretch(job(seed), 0) for seed in range(trials)]
+    clock.follow(lambda: [("a cell", [due[clock._ended :]])], {})
     return shown, out
 
 
