@@ -256,6 +256,11 @@ def test_each_fence_says_what_it_is(page: Path) -> None:
 def test_each_option_named_on_a_page_is_one() -> None:
     known = {"--help", "--version", "--fetch", "--summary"}
     known |= {"--bind_all", "--logdir", "--no-deps", "--strict"}  # of other programs
+    known |= {  # of benchmarks
+        option
+        for script in (ROOT / "benchmarks").glob("*.py")
+        for option in re.findall(r"add_argument\(\s*\"(--[a-z][a-z_-]*)\"", script.read_text())
+    }
     known |= {
         option
         for module in COMMANDS.values()
