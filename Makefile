@@ -60,8 +60,8 @@ format: $(STAMP)  ## what ruff can mend, mended
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-bench: $(STAMP)  ## every benchmark that needs no GPU, but the long ones (chaos, scenarios, view_accuracy, results_scale, scaling, tune_overhead), into docs/performance.md
-	@$(RUN) benchmarks.peers.performance_page $(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py benchmarks/view_accuracy.py benchmarks/results_scale.py benchmarks/scaling.py benchmarks/tune_overhead.py,$(wildcard benchmarks/*.py))
+bench: $(STAMP)  ## every benchmark that needs no GPU, but the long ones (chaos, scenarios, view_accuracy, results_scale, driver_cost, scaling, tune_overhead), into docs/performance.md
+	@$(RUN) benchmarks.peers.performance_page $(filter-out benchmarks/gpu_% benchmarks/chaos.py benchmarks/scenarios.py benchmarks/view_accuracy.py benchmarks/results_scale.py benchmarks/driver_cost.py benchmarks/scaling.py benchmarks/tune_overhead.py,$(wildcard benchmarks/*.py))
 
 # On a rented machine with torch of its own nothing is installed: PYTHON=python3 make bench-gpu, where there is no .venv.
 bench-gpu:  ## the benchmarks that need a GPU (benchmarks/gpu_*.py), by .venv or, without one, by PYTHON
