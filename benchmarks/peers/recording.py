@@ -20,6 +20,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ def _text(screen: Any) -> Text:
     whole = Text()
     for row in range(ROWS):
         line = Text()
-        for column in range(COLUMNS):
-            cell = screen.buffer[row][column]
-            line.append(cell.data, Style(color=_color(cell.fg), bold=cell.bold))
+        cells = [screen.buffer[row][column] for column in range(COLUMNS)]
+        for (color, bold), alike in groupby(cells, key=lambda cell: (cell.fg, cell.bold)):
+            line.append("".join(cell.data for cell in alike), Style(color=_color(color), bold=bold))
         line.rstrip()
         whole.append_text(line).append("\n")
     whole.rstrip()
