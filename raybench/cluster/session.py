@@ -82,6 +82,13 @@ def _session(address: str | None, verbose: bool, guard: Guard | None, cpus: int 
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         what = "start Ray" if address is None else f"join the Ray cluster at {address!r}"
         raise RaybenchError(f"cannot {what}: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        if type(error) is not Exception:  # Ray raises the bare one where its processes do not come up in 30 s
+            raise
+        raise RaybenchError(
+            f"cannot start Ray: {str(error).partition('.')[0]}. Its processes have 30 s to come up: the machine is too "
+            "busy or short of memory; look at both (raybench doctor), then run the same command again"
+        ) from None
     try:
         if guard:
             guard.watch(_addresses())
