@@ -122,7 +122,7 @@ class Progress:
             if known.status == Status.COMPLETE and (self.best is None or known.best > self.best[0]):
                 self.best = (known.best, name)
             self.recent = [*self.recent[-5:], (trial, name, known.status)]
-            left = self.time_left()
+            left = self.time_left() if self.settled < self.total else 0.0
             self.told.append((time.monotonic() - self.begun, left))
             if self.live is None:
                 self.say(self._line(trial, name, known, left))

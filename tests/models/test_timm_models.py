@@ -149,7 +149,8 @@ PRETRAINED = ModelConfig(name="test_resnet.r160_in1k", weights="pretrained")
 
 
 @pytest.mark.scenario(23)
-def test_absent_weights_without_a_network(hub: Path) -> None:
+def test_absent_weights_without_a_network(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYBENCH_DATA", raising=False)
     for call in (models.weights_available, built):
         with pytest.raises(WeightsError) as caught:
             call(PRETRAINED)
