@@ -379,6 +379,11 @@ def _code_of(module: str) -> str:
     for file in (own.with_suffix(".py"), own / "__init__.py"):
         if file.is_file() and (version := _stated_version(file.read_text("utf-8", "replace"), module)):
             return version
+    return code_digest(root)
+
+
+def code_digest(root: Path) -> str:
+    """First 12 hex digits of the SHA-256 over the names and contents of all Python files below a folder."""
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         content = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 import raybench
+from raybench.config.plugins import code_digest
 from raybench.training.energy import Counter, counter_of, unknown
 
 NO_MEMORY = (
@@ -144,11 +144,7 @@ def where_computed(device: Device) -> str:
 
 @cache
 def _models_code() -> str:
-    """First 12 hex digits of the SHA-256 over the files of `MODELS`."""
-    digest = hashlib.sha256()
-    for file in sorted(MODELS.glob("*.py")):
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:12]
+    return code_digest(MODELS)
 
 
 def multiplies_bf16() -> bool:
