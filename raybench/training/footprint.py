@@ -53,9 +53,14 @@ def footprint(load: Load) -> Footprint | str:
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        said = done.stderr.strip().splitlines()
-        return f"its process ended with exit code {done.returncode}{f': {said[-1]}' if said else ''}"
+        return ended_how(done)
     return str(answer["error"]) if "error" in answer else Footprint(**answer)
+
+
+def ended_how(done: subprocess.CompletedProcess[str]) -> str:
+    """What to say of a process that ended without an answer: its exit code, and the last line it wrote to stderr."""
+    said = done.stderr.strip().splitlines()
+    return f"its process ended with exit code {done.returncode}{f': {said[-1]}' if said else ''}"
 
 
 def peak_resident_mib() -> float:

@@ -24,6 +24,7 @@ from raybench.distillation.packing import packing_of
 from raybench.distillation.teacher import Teacher
 from raybench.training.batches import EVERYTHING, Examples, Share, Training
 from raybench.training.device import Device, choose_device, out_of_memory, release_memory
+from raybench.training.footprint import ended_how
 from raybench.training.ingredients import load_data, make_model
 from raybench.training.kinds import Sizes, kind_of
 from raybench.training.loop import Run
@@ -85,10 +86,7 @@ def measure_apart(question: str) -> Measured:
     try:
         return Measured.loaded(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        said = done.stderr.strip().splitlines()
-        return Measured(
-            0.0, fault=f"its process ended with exit code {done.returncode}{f': {said[-1]}' if said else ''}"
-        )
+        return Measured(0.0, fault=ended_how(done))
 
 
 def answer(question: str) -> Measured:

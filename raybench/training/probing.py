@@ -20,7 +20,7 @@ from raybench.config.plugins import Plugin, receive
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError
 from raybench.training.device import choose_device, out_of_memory
-from raybench.training.footprint import peak_resident_mib
+from raybench.training.footprint import ended_how, peak_resident_mib
 from raybench.training.gpu_memory import few_steps, reserved_mib
 from raybench.training.loop import EVAL_BATCH, Epoch
 from raybench.training.recorder import Setup
@@ -64,8 +64,7 @@ def probe_apart(asked: str) -> Probed:
     try:
         return Probed.loaded(done.stdout.splitlines()[-1])
     except (IndexError, ValueError, TypeError):
-        said = done.stderr.strip().splitlines()
-        return Probed(fault=f"its process ended with exit code {done.returncode}{f': {said[-1]}' if said else ''}")
+        return Probed(fault=ended_how(done))
 
 
 def answer(asked: str) -> Probed:
