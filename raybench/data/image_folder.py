@@ -1,7 +1,8 @@
 """Photos in folders named after their classes, as torchvision's ImageFolder has them; a folder or a zip file.
 
 `train/<class>/*.jpg` with `test/` or `val/` beside it (Imagenette, ImageNet), or `<class>/*.jpg` alone (Animals-10), of
-which a fixed fifth of each class is the test set then. A zip file is read in memory, nothing of it is unpacked.
+which a fixed fifth of each class is the test set then; a class may be called `train`. A zip file is read in memory,
+nothing of it is unpacked.
 """
 
 from __future__ import annotations
@@ -92,9 +93,11 @@ def arrange(listing: Listing, place: Path) -> Arrangement:
     if not images:
         raise DataError(f"{place} holds no images; photos ({', '.join(SUFFIXES)}) are expected as <class>/<name>")
     root = _root(images)
-    tops = sorted({name[len(root) :].split("/")[0] for name in images})
-    train = next((top for top in tops if top.lower() in TRAIN), None)
-    if train is None and all(top.lower() in TEST for top in tops):
+    tops = sorted({name.split("/")[0] for name in _below(images, root) if "/" in name})
+    # A folder whose images lie in it itself is a class of that name, unless the others are parts as well.
+    parts = all(top.lower() in (*TRAIN, *TEST) for top in tops)
+    train = next((top for top in tops if top.lower() in TRAIN and (parts or _has_folders(images, root, top))), None)
+    if train is None and tops and all(top.lower() in TEST for top in tops):
         raise DataError(f"{place} holds {' and '.join(tops)} but no train; training images are expected there")
     base = f"{root}{train}/" if train else root
     classes = _classes(listing, images, base, place)
@@ -103,7 +106,7 @@ def arrange(listing: Listing, place: Path) -> Arrangement:
         raise DataError(f"{place}: {count} of classes in {base or 'it'}; at least 2 are needed, as <class>/<name>")
     held = _members(images, base, classes)
     chosen = [top for name in TEST for top in tops if train and top.lower() == name]
-    chosen = [top for top in chosen if any("/" in image for image in _below(images, f"{root}{top}/"))]
+    chosen = [top for top in chosen if _has_folders(images, root, top)]
     if chosen:
         test = _members(
             images, f"{root}{chosen[0]}/", _same_classes(listing, images, classes, base, root, chosen[0], place)
@@ -145,6 +148,10 @@ def _root(images: list[str]) -> str:
 
 def _below(images: list[str], base: str) -> list[str]:
     return [name[len(base) :] for name in images if name.startswith(base)]
+
+
+def _has_folders(images: list[str], root: str, top: str) -> bool:
+    return any("/" in image for image in _below(images, f"{root}{top}/"))
 
 
 def _classes(listing: Listing, images: list[str], base: str, place: Path) -> tuple[str, ...]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import io
 import logging
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +34,11 @@ BLOCK_BYTES = 32 * 2**20
 CHANNELS = 3
 LAYOUT = "photos 1"
 """Raised when photos are turned into squares in another way."""
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
+"""What a damaged file, or member of a zip file, raises."""
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +165,7 @@ def _attempt(photo: Photo, side: int) -> tuple[Photo, npt.NDArray[np.uint8] | st
         return photo, square(photo.read(), side)
     except CorruptError as error:
         return photo, str(error)
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         return photo, f"it cannot be read: {error}"
 
 

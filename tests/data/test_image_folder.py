@@ -47,8 +47,8 @@ def write(root: Path, content: dict[str, bytes]) -> Path:
     return root
 
 
-def pack(path: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
+def pack(path: Path, content: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in content.items():
             archive.writestr(name, data)
     return path
@@ -144,6 +144,19 @@ def test_train_alone_is_cut_too_and_a_folder_around_is_looked_through(make: Any)
     assert data.variant.startswith("own split")
 
 
+def test_a_class_may_be_called_train(make: Any) -> None:
+    data = opened(make({f"{name}/{n}.png": png(n) for name in ("bus", "test", "train") for n in range(5)}))
+    assert data.classes == ("bus", "test", "train")
+    assert data.variant == "own split (test is a fixed 20% of each class)"
+
+
+@pytest.mark.parametrize("more", [(), ("title.png",)])
+def test_parts_without_classes_are_no_classes_themselves(make: Any, more: tuple[str, ...]) -> None:
+    names = [f"{part}/cat.{number}.png" for part in ("train", "test") for number in range(5)]
+    with pytest.raises(DataError, match="0 folders of classes in train/; at least 2"):
+        opened(make({name: png(1) for name in (*names, *more)}))
+
+
 def test_of_test_and_val_the_labelled_test_counts(make: Any) -> None:
     both = opened(make(members(("train", "val", "test"))))
     assert both.variant == "unverified (val not used)"
@@ -231,6 +244,7 @@ def test_a_class_that_corruption_emptied(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda _: {"a.txt": b"x"}, r"holds no images; photos \(\.jpg"),
+        (lambda _: {"a.png": png(1)}, "0 folders of classes in it; at least 2"),
         (
             lambda c: {n: d for n, d in c.items() if "val/cat" not in n},
             "val has no folder cat, which train",
@@ -302,6 +316,21 @@ def test_a_damaged_or_encrypted_archive(tmp_path: Path, caplog: pytest.LogCaptur
     locked.write_bytes(bytes(marked))
     with pytest.raises(DataError, match="is encrypted; unpack it"):
         opened(locked)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("cut", [slice(0, 12), slice(12, 60)], ids=["head", "body"])
+def test_a_member_that_cannot_be_unpacked_is_left_out_and_said(
+    tmp_path: Path, compression: int, cut: slice, caplog: pytest.LogCaptureFixture
+) -> None:
+    packed = pack(tmp_path / "photos.zip", members(), compression)
+    with zipfile.ZipFile(packed) as archive:
+        begin = archive.getinfo("train/bee/1.png").header_offset + 30 + len("train/bee/1.png")
+    damaged = bytearray(packed.read_bytes())
+    damaged[begin + cut.start : begin + cut.stop] = b"\xff" * (cut.stop - cut.start)
+    packed.write_bytes(damaged)
+    assert opened(packed).variant == "unverified without 1 training image (corrupt)"
+    assert "train/bee/1.png" in caplog.text
 
 
 def test_what_is_asked_for_must_be_there(tmp_path: Path) -> None:
