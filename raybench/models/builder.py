@@ -23,6 +23,14 @@ SIZES = ("num_classes", "in_channels", "image_size")
 TEXT_SIZES = ("source_vocabulary", "target_vocabulary")
 """What the data set decides, and options cannot."""
 
+OPTION_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((float, int), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+}
+"""What an option may be whose builder asks for that; other types are left to the builder."""
+
 USUAL_SIZE = 224
 """Side in pixels at which papers count and time models that say nothing else."""
 
@@ -240,6 +248,14 @@ def _check_options(config: ModelConfig, builder: Callable[..., nn.Module], sizes
     if unknown := sorted(config.options.keys() - set(allowed)):
         takes = f"allowed: {', '.join(allowed)}" if allowed else "it takes none"
         raise ConfigError([f"model {config.name}: unknown option {name}; {takes}" for name in unknown])
+    faults = []
+    for name, value in config.options.items():
+        annotation = inspect.signature(builder).parameters[name].annotation
+        kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        if kind in OPTION_TYPES and type(value) not in (wanted := OPTION_TYPES[kind])[0]:
+            faults.append(f"model {config.name}: options.{name} = {value!r} must be {wanted[1]}")
+    if faults:
+        raise ConfigError(faults)
 
 
 def _translated(name: str, module: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
