@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from raybench.models.builder import count_parameters, head_parameters
+from raybench.models.builder import count_parameters, head_modules
 from raybench.models.macs import measure
 
 
@@ -15,7 +15,7 @@ class Counts:
     """Whole numbers of one model."""
 
     param_count: int
-    """All parameters, frozen ones and the head too; buffers not."""
+    """All parameters, frozen ones and the head too; buffers not. A codec, say, has no head."""
     param_count_no_head: int
     param_count_trainable: int
     """Those that are not frozen, the head included."""
@@ -26,12 +26,9 @@ class Counts:
 
 
 def count(module: nn.Module, *example: Tensor) -> Counts:
-    """Count a model fed with `example`, a batch of one; on the meta device too, where nothing is computed.
-
-    Raises ConfigError for a model without a head.
-    """
+    """Count a model fed with `example`, a batch of one; on the meta device too, where nothing is computed."""
     everything = count_parameters(module)
-    head = {id(parameter): parameter.numel() for parameter in head_parameters(module)}
+    head = {id(each): each.numel() for part in head_modules(module) for each in part.parameters()}
     macs = measure(module, *example)
     return Counts(
         param_count=everything,

@@ -2,7 +2,8 @@
 
 What is timed is the model's step on what already lies on the device: no data set, no augmentation, no logging.
 A training step is forward, backward and a step of SGD with momentum; classifying is forward in evaluation mode. A text
-model's sample is a pair of sentences, and each of its target tokens is a choice among its vocabulary.
+model's sample is a pair of sentences, and each of its target tokens is a choice among its vocabulary. A codec's loss is
+that of rate and distortion.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raybench.config.trial import ModelConfig
+from raybench.config.trial import CodecConfig, ModelConfig
 from raybench.models import build, build_text
 from raybench.models.transformer import PADDING_ID
+from raybench.training.compressing import per_image
 from raybench.training.device import choose_device, out_of_memory, release_memory
 
 IN_CHANNELS = 3
@@ -118,8 +121,7 @@ class Workload:
         """One step of training."""
         self.module.train()
         with self.device.autocast():
-            answers = self.module(*self.example).float()
-            loss = F.cross_entropy(answers.flatten(0, -2), self.labels.flatten())
+            loss = self._loss(self.module(*self.example))
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -132,6 +134,12 @@ class Workload:
         self.module.eval()
         with self.device.autocast():
             self.module(*self.example)
+
+    def _loss(self, answers: Any) -> Tensor:
+        if not isinstance(answers, Mapping):
+            return F.cross_entropy(answers.float().flatten(0, -2), self.labels.flatten())
+        coded: Tensor = per_image(dict(answers), self.example[0], CodecConfig().lmbda)["loss"].mean()
+        return coded + self.module.aux_loss()  # type: ignore[no-any-return,operator]
 
     def _placed(self, part: Tensor) -> Tensor:
         if part.ndim == 4:

@@ -138,6 +138,23 @@ def test_a_model_of_sentences_is_measured() -> None:
     assert entry["peak_memory"] > entry["memory_before_model"] > 0
 
 
+CODEC = {"options": ("N=8", "M=12"), "image_size": 32}
+
+
+def test_a_codec_has_no_head() -> None:
+    (entry,) = profile(request("bmshj2018_factorized", **CODEC), unheard)
+    assert entry["param_count"] == entry["param_count_no_head"] == entry["param_count_trainable"] > 0
+    assert entry["macs"] > 0
+
+
+@pytest.mark.slow  # a process of its own imports torch and CompressAI
+def test_a_codec_is_measured() -> None:
+    (entry,) = profile(request("bmshj2018_factorized", timing=True, **CODEC), lambda _: None)
+    assert "error" not in entry
+    assert entry["train_samples_per_sec"] > 0
+    assert entry["infer_samples_per_sec"] > 0
+
+
 def test_products_of_attention_are_all_that_the_second_count_leaves_out() -> None:
     cnn, vit = profile(request(*SMALL), unheard)
     assert cnn["macs"] == cnn["macs_without_attention_products"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def test_a_step_trains_and_classifying_changes_nothing(precision: str) -> None:
     assert all(changed)
     assert all(parameter.grad is None for parameter in workload.module.parameters())
     assert all(parameter.isfinite().all() for parameter in workload.module.parameters())
+
+
+def test_a_codec_is_trained_as_in_a_trial() -> None:
+    codec = load("bmshj2018_factorized", image_size=32)
+    codec = replace(codec, model=codec.model.model_copy(update={"options": {"N": 8, "M": 12}}))
+    workload = Workload(codec)
+    first = weights(workload)
+    workload.train()
+    # Quantiles too, which the loss of the images does not see.
+    assert not any(torch.equal(one, two) for one, two in zip(first, weights(workload), strict=True))
+    workload.infer()
 
 
 class Pretended:
