@@ -20,6 +20,8 @@ from raybench.errors import ConfigError, WeightsError
 from raybench.models import weights
 
 NETWORK_TIMEOUT_S = 3.0
+RGB = 3
+"""Channels that published weights see."""
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 """Of a weight file in a folder of the user's, in the order in which they are looked for."""
 OF_PUBLISHED = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes", "url", "hf_hub_id")
@@ -134,8 +136,10 @@ def load(module: nn.Module, state: dict[str, Tensor], *, model: str, source: str
 def fitting(module: nn.Module, state: dict[str, Tensor], *, model: str, source: str) -> dict[str, Tensor]:
     """A file's state dict, translated by the model's own timm file where the keys or sizes differ.
 
-    The model may be on the meta device. Raises WeightsError where it does not fit either way.
+    The first convolution of weights for RGB becomes one for other channels as with published weights: timm's way. The
+    model may be on the meta device. Raises WeightsError where it does not fit either way.
     """
+    state = _for_channels(module, state)
     try:
         weights.match(module, state, model=model, heads=heads(module), source=source)
     except WeightsError as misfit:
@@ -145,11 +149,28 @@ def fitting(module: nn.Module, state: dict[str, Tensor], *, model: str, source: 
             raise
         try:
             with torch.no_grad():
-                state = translate(dict(state), module)
+                state = _for_channels(module, translate(dict(state), module))
         except Exception as error:  # given another model's file, a translation raises almost anything
             raise misfit from error
         weights.match(module, state, model=model, heads=heads(module), source=source)
     return state
+
+
+def _for_channels(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict, its first convolutions fitted to the model's channels where they are made for RGB."""
+    from timm.models import adapt_input_conv
+
+    own, adapted = module.state_dict(), dict(state)
+    named = getattr(module, "pretrained_cfg", {}).get("first_conv") or ()
+    for name in (named,) if isinstance(named, str) else named:
+        mine, theirs = own.get(key := f"{name}.weight"), state.get(key)
+        if mine is None or theirs is None or mine.ndim != 4 or theirs.ndim != 4 or theirs.shape[1] % RGB:
+            continue
+        # A stem that folds space into channels has a multiple of them.
+        channels, rest = divmod(mine.shape[1] * RGB, theirs.shape[1])
+        if channels != RGB and not rest:
+            adapted[key] = adapt_input_conv(channels, theirs)
+    return adapted
 
 
 def local_file(name: str, weights_root: Path | None) -> Path | None:

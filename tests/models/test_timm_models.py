@@ -109,6 +109,37 @@ def test_a_file_of_another_size_and_other_classes(tmp_path: Path) -> None:
     assert module(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_file_for_rgb_is_fitted_to_grey_images_as_published_weights_are(hub: Path, name: str) -> None:
+    trained = built(ModelConfig(name=name), num_classes=3).module
+    save_file(trained.state_dict(), file := hub / f"{name}.safetensors")  # also where published weights are looked for
+    path, published = (
+        models.build(
+            ModelConfig(name=name, weights=weights),
+            num_classes=3,
+            in_channels=1,
+            image_size=32,
+            mean=(0.4,),
+            std=(0.4,),
+            weights_root=hub,
+        )
+        for weights in (str(file), "pretrained")
+    )
+    assert path.mean == published.mean == (0.5,)
+    for (key, one), other in zip(path.module.state_dict().items(), published.module.state_dict().values(), strict=True):
+        assert torch.equal(one, other) or key.startswith(("fc", "head")), key
+    with torch.device("meta"):
+        bare = built(ModelConfig(name=name), num_classes=3, in_channels=1).module
+    models.check_weights(ModelConfig(name=name, weights=str(file)), bare)
+
+
+def test_a_file_for_other_channels_than_rgb_is_refused(tmp_path: Path) -> None:
+    grey = built(ModelConfig(name="test_resnet"), in_channels=1).module
+    save_file(grey.state_dict(), tmp_path / "grey.safetensors")
+    with pytest.raises(WeightsError, match=r"of another shape: conv1\.0\.weight \(\d+, 1, 3, 3\) where"):
+        built(ModelConfig(name="test_resnet", weights=str(tmp_path / "grey.safetensors")))
+
+
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
