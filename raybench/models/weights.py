@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -26,6 +27,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PUBLISHED_HASH = re.compile(r"-([0-9a-f]{8})(?:\.[a-z]+)+$")
 """The first 8 hex digits of the file's SHA-256 at the end of its name: torch.hub's habit."""
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under which training scripts keep a state dict, in timm's order: an average of the weights before the last ones."""
 
 LISTED_KEYS = 4
 logger = logging.getLogger(__name__)
@@ -97,8 +101,9 @@ def check_published_hash(path: Path) -> None:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers by name, on the CPU; no code in the file is ever run.
 
-    Takes safetensors, or a PyTorch file that holds a state dict, bare or under `state_dict` or `model`; a leading
-    `module.` (left by data-parallel training) is removed. Raises WeightsError naming the file for anything else.
+    Takes safetensors, or a PyTorch file that holds a state dict, bare or under the first of `WRAPPERS` that is there; a
+    leading `module.` (left by data-parallel training) is removed. Raises WeightsError naming the file for anything
+    else.
     """
     check_published_hash(path)
     return _state_dict(path, _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path))
@@ -118,7 +123,7 @@ def read_shapes(path: Path) -> dict[str, Tensor]:
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     """What a file holds as a state dict, unwrapped. Raises WeightsError, naming the file, where it is none."""
     if isinstance(content, dict):
-        for wrapper in ("state_dict", "model"):
+        for wrapper in WRAPPERS:
             if isinstance(content.get(wrapper), dict):
                 content = content[wrapper]
                 break
@@ -146,7 +151,7 @@ def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]
     return mean, std
 
 
-_ALLOWED = 'allowed: safetensors, or a PyTorch file with a state dict, bare or under "state_dict" or "model"'
+_ALLOWED = f"allowed: safetensors, or a PyTorch file with a state dict, bare or under {', '.join(WRAPPERS)}"
 
 
 def _read_safetensors(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
@@ -168,7 +173,9 @@ def _read_torch(path: Path, *, mapped: bool = False) -> Any:
         with warnings.catch_warnings():
             # torch warns of pickle protocols other than 2; what it cannot read it refuses all the same.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            # A training script's arguments beside the weights are values by name, as inert as a dict.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         reason = re.search(r"(?:GLOBAL|Unsupported|global) [^\n]*", str(error))
         raise WeightsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import logging
@@ -61,6 +62,24 @@ def test_torch_files(trained: nn.Module, tmp_path: Path, wrapper: str | None, pr
     state = {prefix + key: value for key, value in trained.state_dict().items()}
     torch.save({wrapper: state, "best_prec1": 91.0} if wrapper else state, tmp_path / "trained.th")
     assert same(built(str(tmp_path / "trained.th")).module, trained)
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("last", ["state_dict", "model"])
+def test_an_average_of_the_weights_comes_before_the_last_ones(
+    trained: nn.Module, tmp_path: Path, average: str, last: str
+) -> None:
+    from timm.models import load_state_dict
+
+    latest = {key: value + 1 for key, value in trained.state_dict().items()}
+    content = {last: latest, average: trained.state_dict(), "args": argparse.Namespace(lr=0.1, sched="cosine")}
+    torch.save(content, tmp_path / "checkpoint.pth.tar")
+    assert same(built(str(tmp_path / "checkpoint.pth.tar")).module, trained)
+    theirs = load_state_dict(str(tmp_path / "checkpoint.pth.tar"))
+    assert all(torch.equal(theirs[key], value) for key, value in trained.state_dict().items())
+    assert read_shapes(tmp_path / "checkpoint.pth.tar").keys() == theirs.keys()
+    torch.save({last: latest, average: None}, tmp_path / "none.pth.tar")
+    assert not same(built(str(tmp_path / "none.pth.tar")).module, trained)
 
 
 def test_a_path_below_the_weights_root(trained: nn.Module, tmp_path: Path) -> None:
