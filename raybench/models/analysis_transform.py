@@ -91,7 +91,8 @@ class GDN(nn.Module):
         return self._divided(x)
 
     def _divided(self, x: Tensor) -> Tensor:
-        beta, gamma = self.beta_reparam(self.beta), self.gamma_reparam(self.gamma)
+        # Those of a module in 16 bits are too, where the division is not.
+        beta, gamma = self.beta_reparam(self.beta).to(x.dtype), self.gamma_reparam(self.gamma).to(x.dtype)
         return x * torch.rsqrt(F.conv2d(x**2, gamma[:, :, None, None], beta))
 
 
