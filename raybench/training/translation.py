@@ -93,7 +93,11 @@ def _metric() -> Any:
 
 
 def log_line(step: int, accumulation_step: int, loss: float, tokens_per_sec: float, lr: float) -> str:
-    """A line of the published run's log: batch of the epoch, optimizer steps in it, loss per token, speed, rate."""
+    """A line of the published run's log: batch of the epoch, from 0, accumulation step, loss per token, speed, rate.
+
+    The accumulation step is the number, from 1, of the group of batches to which this one belongs. The published run
+    has then taken its step, as it steps after a group's first batch; here it comes after the last.
+    """
     return (
         f"Epoch Step: {step:6d} | Accumulation Step: {accumulation_step:3d} | Loss: {loss:6.2f} "
         f"| Tokens / Sec: {tokens_per_sec:7.1f} | Learning Rate: {lr:6.1e}"
