@@ -61,7 +61,10 @@ def draw(
 
 
 def cut_box(share: float, y: int, x: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of a box with 1 - share of the area around (y, x), cut off at the border."""
+    """Top, bottom, left, right of a box with 1 - share of the area around (y, x), cut off at the border.
+
+    As in timm 1.0.31; CutMix's authors and earlier timm give it an even number of pixels a side.
+    """
     edge = math.sqrt(1 - share)
     high, wide = int(height * edge), int(width * edge)
     top, bottom = max(y - high // 2, 0), min(y + (high + 1) // 2, height)
