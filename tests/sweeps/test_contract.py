@@ -10,6 +10,7 @@ import pytest
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.config.sweep import SweepConfig
+from raybench.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from raybench.results.published import published
 from raybench.results.schema import Status
 from raybench.training.preflight import check, unknown
@@ -32,7 +33,7 @@ ASKED = {
 """Sweeps that repeat what a paper or a report has published."""
 OWN = {"smoke", "pretrain", "ci2p_codec"}
 """Sweeps of which nothing is published."""
-PRESETS = [(name, preset) for name in SWEEPS for preset in ("paper", "small", "quick") if name != "smoke"]
+PRESETS = [(name, preset) for name in SWEEPS for preset in ("paper", "small", "quick")]
 
 
 def load(name: str, preset: str, *overrides: str) -> SweepConfig:
@@ -43,7 +44,7 @@ def test_all_the_papers_are_here() -> None:
     assert set(SWEEPS) == ASKED | OWN
 
 
-@pytest.mark.parametrize(("name", "preset"), [*PRESETS, ("smoke", "quick")])
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_is_a_plan(name: str, preset: str) -> None:
     plan = make_plan(load(name, preset))
     trials = list(plan.trials())
@@ -52,6 +53,22 @@ def test_every_preset_is_a_plan(name: str, preset: str) -> None:
     for task, dataset, model in {(trial.task, trial.dataset.name, trial.model.name) for trial in trials}:
         assert unknown("dataset.name", dataset, task) is None
         assert unknown("model.name", model, task) is None
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_small_is_of_real_data(name: str) -> None:
+    used = {trial.dataset.name for trial in make_plan(load(name, "small")).trials()}
+    assert used <= {"cifar10", "cifar100", "image_folder", "multi30k"}
+
+
+def test_from_scratch_too_tinyvit_resnet_has_imagenets_normalisation() -> None:
+    models = [trial.model for trial in make_plan(load("tinyvit_resnet", "paper")).trials()]
+    assert {model.weights for model in models} == {"none", "pretrained"}
+    assert {(model.mean, model.std) for model in models} == {(IMAGENET_MEAN, IMAGENET_STD)}
+    smaller = [
+        trial.model for preset in ("small", "quick") for trial in make_plan(load("tinyvit_resnet", preset)).trials()
+    ]
+    assert {(model.mean, model.std) for model in smaller} == {(None, None)}
 
 
 @pytest.mark.parametrize("name", SWEEPS)
