@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from raybench.data.views import normalise
@@ -34,6 +35,8 @@ class TeacherRecord:
     """Millions."""
     prepare_time: float
     """Seconds."""
+    weights_digest: str = field(compare=False)
+    """SHA-256 of the file of its weights, whose header may list the same in another order."""
 
     @property
     def near_chance(self) -> bool:
@@ -48,8 +51,8 @@ class TeacherRecord:
     def load(cls, folder: Path) -> TeacherRecord | None:
         """The record in a folder, or none where the teacher is not (wholly) prepared."""
         try:
-            return cls(**json.loads((folder / RECORD).read_text()))
-        except (OSError, ValueError, TypeError):
+            return TypeAdapter(cls).validate_json((folder / RECORD).read_bytes())
+        except (OSError, ValueError):
             return None
 
 

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from raybench.errors import ResultsError
 from raybench.results.storage import Folder, entries, read, remove, write_atomically
 
 State = dict[str, Any]
+Misfit = Callable[[State], str | None]
+"""Why a state cannot be gone on from; none where it can."""
 KEEP = 2
 SHARE = 0.02
 """Of a trial's time that saving may take, where the interval is one of time."""
@@ -79,23 +81,28 @@ class Checkpoints:
         self.seconds += self._took
         self._last = time.monotonic()
 
-    def newest(self) -> State | None:
-        """The newest checkpoint that can be read; the one before where the newest is damaged, with a warning."""
-        return next(self.states(), None)
+    def newest(self, misfit: Misfit = lambda _: None) -> State | None:
+        """The newest checkpoint that can be used; the one before where the newest cannot, with a warning."""
+        return next(self.states(misfit), None)
 
-    def states(self) -> Iterator[State]:
-        """The checkpoints that can be read, the newest first; a warning for each that cannot."""
+    def states(self, misfit: Misfit = lambda _: None) -> Iterator[State]:
+        """The checkpoints that can be read and fit, the newest first; a warning for each that cannot be used."""
         for name in reversed(_names(self.folder)):
             try:
                 state = _parse(read(self.folder / name))
             except ResultsError:
                 raise  # the storage, not the file
             except Exception as error:  # a damaged file makes its readers raise almost anything
-                why = f"{self.folder / name}: {type(error).__name__}: not readable, the one before is used"
-                self.skipped.append(why)
-                logger.warning(why)
+                self._skip(name, f"{type(error).__name__}: not readable")
             else:
-                yield state
+                if (why := misfit(state)) is None:
+                    yield state
+                else:
+                    self._skip(name, why)
+
+    def _skip(self, name: str, why: str) -> None:
+        self.skipped.append(f"{self.folder / name}: {why}; the one before is used, or the start")
+        logger.warning(self.skipped[-1])
 
     def clear(self) -> None:
         """Remove them, drafts too: the trial is settled. Those of later attempts stay."""
@@ -135,7 +142,7 @@ def _parse(content: bytes) -> State:
     if content[end:] != seal(memoryview(content)[:end]):
         raise ValueError("its checksum does not fit: damaged, or not a checkpoint")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or "epoch" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("epoch"), int):
         raise ValueError("not a checkpoint")
     return state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ from raybench.training.whole_batch import sees_batches
 
 EVAL_BATCH = 500
 ALONE = Alone()
+NEEDED = frozenset({"model", "optimizer", "scaler", "best_epoch", "best_value", "best_weights", "rng", "rng_cuda"})
+"""What a state must hold to be gone on from, besides its epoch."""
 Seen = Callable[[Any, Tensor], None]
 """(output, targets) of a batch of evaluation."""
 
@@ -281,8 +283,22 @@ class Run:
             "rng_cuda": [torch.cuda.get_rng_state(self.device.device)] if self.device.device.type == "cuda" else [],
         }
 
+    def misfit(self, state: State) -> str | None:
+        """Why this run cannot go on from a checkpoint, as of a former version of its model; none where it can."""
+        if lacking := sorted(NEEDED - state.keys()):
+            return f"it has no {lacking[0]}"
+        ours, theirs = (_shapes(each) for each in (self.task.module.state_dict(), state["model"]))
+        for name in sorted(ours.keys() | theirs.keys()):
+            if (wanted := ours.get(name, "none")) != (there := theirs.get(name, "none")):
+                return f"of another version of this model: {name} is {there} in it, not {wanted}"
+        sizes = [
+            [len(group["params"]) for group in each["param_groups"]]
+            for each in (self.optimizer.state_dict(), state["optimizer"])
+        ]
+        return None if sizes[0] == sizes[1] else "of another version of this model: its optimizer has other parameters"
+
     def restore(self, state: State) -> None:
-        """Go on from a checkpoint, random-number states included."""
+        """Go on from a checkpoint that fits, random-number states included."""
         self.task.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -295,6 +311,14 @@ class Run:
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] and self.device.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"][0], self.device.device)
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, str]:
+    """By name `(64, 3, 3, 3)`; what is no tensor by its type."""
+    return {
+        name: str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__
+        for name, each in weights.items()
+    }
 
 
 def eval_batch(micro_batch: int | None) -> int:

@@ -7,7 +7,10 @@ A prepared teacher is a folder in the cache: `weights.safetensors` (with the nor
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -51,6 +54,7 @@ WORTH_THREADS_MACS = 1_000_000_000
 """Multiply-adds of a step's forward pass below which threads wait for each other longer than they compute. A rule of
 the model's size, not of a clock, so that the same machine prepares the same bits again."""
 WEIGHTS = "weights.safetensors"
+logger = logging.getLogger(__name__)
 LOGITS = ("rows.i16", MARKS)
 """Files of a cache of logits that are copied from machine to machine, the marks last."""
 
@@ -152,7 +156,27 @@ def _forget(folder: Path) -> None:
 
 
 def _ready(folder: Path) -> TeacherRecord | None:
-    return TeacherRecord.load(folder) if (folder / WEIGHTS).exists() else None
+    """The record of a teacher whose weights are there as they were written."""
+    record, weights = TeacherRecord.load(folder), folder / WEIGHTS
+    try:
+        if record is None or _digest_of(weights, _version(weights)) == record.weights_digest:
+            return record
+    except FileNotFoundError:
+        return None
+    logger.warning(f"{weights} is damaged (SHA-256); the teacher is prepared again")
+    return None
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+@functools.lru_cache
+def _digest_of(path: Path, _version: tuple[int, int, int]) -> str:
+    """SHA-256 of a file, read once a process and version."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _prepare(
@@ -185,6 +209,7 @@ def _prepare(
         chance_top1=100 / len(ingredients.data.classes),
         param_count=count_parameters(task.module) / 1e6,
         prepare_time=time.perf_counter() - start,
+        weights_digest=_digest_of(folder / WEIGHTS, _version(folder / WEIGHTS)),
     )
     record.save(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -210,7 +235,7 @@ def _save_weights(task: Classification, folder: Path) -> None:
 def _train(run: Run, checkpoints: Checkpoints, say: Progress) -> None:
     """The one loop, on the teacher; its best epoch on validation is kept. Raises RaybenchError when there is none."""
     torch.manual_seed(run.config.seed)
-    if (state := checkpoints.newest()) is not None:
+    if (state := checkpoints.newest(run.misfit)) is not None:
         run.restore(state)
 
     def after_epoch(run: Run, epoch: Epoch) -> bool:

@@ -23,7 +23,7 @@ from raybench.results.predictions import write_predictions
 from raybench.results.schema import EpochRow, Status, TrialRow, coarse
 from raybench.results.storage import Folder, write_atomically
 from raybench.results.store import Store
-from raybench.training.checkpoints import Checkpoints, State
+from raybench.training.checkpoints import Checkpoints, Misfit, State
 from raybench.training.loop import Epoch
 from raybench.training.phases import PHASES
 
@@ -164,12 +164,12 @@ class Recorder:
         """The metrics shown beside a trial's hyperparameters in TensorBoard."""
         return self.setup.shown or self.setup.metric.replace("eval_", "test_"), self.setup.metric
 
-    def resume(self) -> State | None:
+    def resume(self, misfit: Misfit = lambda _: None) -> State | None:
         """The checkpoint to go on from, its epochs' rows taken over; none where the trial begins anew."""
         known = self.store.last_epochs(self.config.trial_id)
         before = self._settled_attempts
         anew = before > 0 and self.store.status_at(self.config.trial_id, before) == Status.COMPLETE
-        for state in self.checkpoints.states():
+        for state in self.checkpoints.states(misfit):
             if anew and state.get("attempt", 1) <= before:
                 continue  # kept of a complete trial: from its end there would be nothing to run again
             rows = [row for row in known if row.epoch <= state["epoch"]]

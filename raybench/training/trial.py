@@ -199,7 +199,7 @@ def _run(
     made, run = _ready(config, setup, limits, group, micro_batch)
     if setup.profile:
         run.tracer = Tracer(recorder.trace, run.phases)
-    if (state := group.told(recorder.resume())) is not None:
+    if (state := group.told(recorder.resume(run.misfit))) is not None:
         run.restore(state)
         logger.info(f"goes on from its checkpoint after epoch {run.epoch}")
     recorder.row.env.update(

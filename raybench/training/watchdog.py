@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from raybench.results.storage import explain
 from raybench.training.limits import Limits
 
 LOOK_EVERY_S = 1.0
@@ -27,6 +29,8 @@ PARENT = os.getppid()
 """Who started this process; another one later means that it died."""
 PACKAGE = str(Path(__file__).parents[1])
 
+logger = logging.getLogger(__name__)
+
 
 class Watchdog:
     """Guards the thread that enters it, in a process that may be ended. Safe for many trials in turn."""
@@ -34,7 +38,10 @@ class Watchdog:
     def __init__(
         self, limits: Limits, stack: Path | None = None, last_words: Callable[[str], None] = lambda _: None
     ) -> None:
-        """`stack` is where the stack of a hung thread goes; `last_words` is given the reason and settles the trial."""
+        """`stack` is where the stack of a hung thread goes; `last_words` is given the reason and settles the trial.
+
+        A stack that cannot be written costs the trial nothing, as with its log.
+        """
         self.limits = limits
         self.stack = stack
         self.last_words = last_words
@@ -44,10 +51,14 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         self._guarded = threading.get_ident()
         if self.stack is not None:
-            self.stack.parent.mkdir(parents=True, exist_ok=True)
-            # The timer needs an open file, so an empty one lies there until the end, or for ever where one is killed.
-            _remove_empty(self.stack)
-            self._file = self.stack.open("w")
+            try:
+                self.stack.parent.mkdir(parents=True, exist_ok=True)
+                # The timer needs an open file: an empty one lies there until the end, or for ever where one is killed.
+                _remove_empty(self.stack)
+                self._file = self.stack.open("w")
+            except OSError as error:
+                logger.warning(f"{explain(error, self.stack)}; where a trial hangs is not kept")
+                self.stack = None
         self._thread.start()
         return self
 
@@ -58,8 +69,9 @@ class Watchdog:
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
         if self.stack is not None:
-            self._file.close()
-            self.stack.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._file.close()
+                self.stack.unlink(missing_ok=True)
 
     def _watch(self) -> None:
         late_s = 0.0
@@ -87,8 +99,9 @@ class Watchdog:
         frame = sys._current_frames().get(self._guarded)
         try:
             if self.stack is not None:
-                self._file.write(f"{reason}\n\n{''.join(traceback.format_stack(frame))}")
-                self._file.flush()
+                with contextlib.suppress(OSError):
+                    self._file.write(f"{reason}\n\n{''.join(traceback.format_stack(frame))}")
+                    self._file.flush()
             self.last_words(f"{reason}; {'at' if reason.startswith('memory') else 'hung at'} {_place(frame)}")
         finally:
             os._exit(1)

@@ -100,7 +100,7 @@ def test_logits_do_not_depend_on_a_students_autocast() -> None:
 
 
 def record(top1: float) -> TeacherRecord:
-    return TeacherRecord("abc", "resnet8", "head", top1, top1 - 1, 10.0, 0.07, 1.5)
+    return TeacherRecord("abc", "resnet8", "head", top1, top1 - 1, 10.0, 0.07, 1.5, "0" * 64)
 
 
 def test_record_comes_back_from_its_folder(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_record_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.json"]
 
 
-@pytest.mark.parametrize("content", ["", '{"key": "abc"', '{"key": "abc"}', "[1]"])
+@pytest.mark.parametrize("content", ["", '{"key": "abc"', '{"key": "abc"}', "[1]", '{"key": 3}', "[" * 100_000])
 def test_a_record_that_is_not_whole_is_none(tmp_path: Path, content: str) -> None:
     assert TeacherRecord.load(tmp_path) is None
     (tmp_path / "teacher.json").write_text(content)

@@ -276,6 +276,28 @@ def test_a_teacher_whose_weights_were_deleted_is_prepared_again() -> None:
     assert weights(trial)
 
 
+@pytest.mark.scenario(13)
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "record"])
+def test_a_teacher_that_was_damaged_is_prepared_again(damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    trial = config("none")
+    record = ensure_teacher(trial, SETUP)
+    path = teacher_folder(trial) / "weights.safetensors"
+    whole = {name: tensor.clone() for name, tensor in weights(trial).items()}  # not of the file that is cut below
+    content = bytearray(path.read_bytes())
+    if damage == "record":
+        text = (teacher_folder(trial) / "teacher.json").read_text()
+        (teacher_folder(trial) / "teacher.json").write_text(text.replace(str(record.eval_top1), '"x"'))
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    found = ensure_teacher(trial, SETUP)
+    assert replace(found, prepare_time=0) == replace(record, prepare_time=0)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(trial).items())
+    assert (f"{path} is damaged" in caplog.text) == (damage != "record")
+
+
 @pytest.mark.parametrize("lost", ["weights.safetensors", "teacher.json"])
 def test_a_teacher_prepared_again_answers_for_itself(lost: str) -> None:
     """On another device or with other threads it has other bits: nothing of the one before may stand beside it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import torch
 
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
 from raybench.results.store import Store
+from raybench.training.checkpoints import seal
 from raybench.training.recorder import Recorder
 from raybench.training.trial import run_trial
 
@@ -186,6 +189,35 @@ def test_a_truncated_newest_checkpoint_costs_an_epoch_and_no_bit(
     assert outcome.status == Status.COMPLETE
     assert str(newest) in caplog.text
     assert "begins anew" not in caplog.text
+    assert digits.numbers(tmp_path, trial) == digits.numbers(finished(trial), trial)
+
+
+def grow(path: Path) -> None:
+    """Make a checkpoint one of another version of its model: its first weight has other values, and more of them."""
+    state = torch.load(path, weights_only=True)
+    name = next(iter(state["model"]))
+    state["model"][name] = torch.zeros(99, 1, 1, 1)
+    content = io.BytesIO()
+    torch.save(state, content)
+    path.write_bytes(content.getvalue() + seal(content.getvalue()))
+
+
+@pytest.mark.scenario(13)
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_checkpoint_of_another_version_of_the_model_is_not_gone_on_from(
+    digits: Digits, finished: Cached, tmp_path: Path, others: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = digits.with_dropout()
+    run_trial(trial, digits.setup(tmp_path, checkpoint_every_s=0), "a cell", until=2)
+    newest_first = sorted((tmp_path / "checkpoints").rglob("*.pt"), reverse=True)
+    for path in newest_first[:others]:
+        grow(path)
+    with caplog.at_level(logging.WARNING):
+        assert run_trial(trial, digits.setup(tmp_path), "a cell").status == Status.COMPLETE
+    assert (
+        f"{newest_first[0]}: of another version of this model: cls_token is (99, 1, 1, 1) in it, not (1, 1, 64)"
+        in caplog.text
+    )
     assert digits.numbers(tmp_path, trial) == digits.numbers(finished(trial), trial)
 
 

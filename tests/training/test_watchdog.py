@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from raybench.results.schema import Status
 from raybench.training.limits import Limits
+from raybench.training.trial import run_trial
 from raybench.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -173,3 +175,18 @@ def test_a_stack_that_was_written_stays(tmp_path: Path) -> None:
     with Watchdog(Limits(time_s=1000), tmp_path / "trial-a2-stack.txt"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [written.name]
+
+
+@pytest.mark.parametrize("obstacle", ["a file", "a folder"])
+def test_a_stack_that_cannot_be_written_costs_the_trial_nothing(
+    digits: Digits, tmp_path: Path, obstacle: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = digits.trial()
+    logs = tmp_path / "logs"
+    if obstacle == "a file":
+        logs.write_text("mine")
+    else:
+        (logs / f"{trial.trial_id}-a1-stack.txt").mkdir(parents=True)
+    assert run_trial(trial, digits.setup(tmp_path, guarded=True), "a cell").status == Status.COMPLETE
+    assert f"{logs}" in caplog.text
+    assert "where a trial hangs is not kept" in caplog.text
