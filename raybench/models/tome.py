@@ -108,83 +108,67 @@ def parse_r(depth: int, r: R) -> list[int]:
     )
 
 
-def further_channels(head_dim: int, device: str) -> int:
-    """Channels added to those of a head, of which the first carries a token's size and the others are zeros.
-
-    A GPU's fused kernels take numbers of channels that divide by 8 (in 16 bits) or 4; a CPU's take any.
-    """
-    return 8 - head_dim % 8 if device == "cuda" else 1
-
-
 def proportional_attention(
     q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, *, scale: float, dropout_p: float = 0.0, fused: bool = True
 ) -> Tensor:
     """softmax(q k^T * scale + log size) v on (B, heads, T, head_dim): a token of size s counts as s equal keys.
 
-    `size` is (B, T, 1), of the keys; None is plain attention. `fused` keeps `scaled_dot_product_attention` without a
-    mask, which would lose its fastest kernels: one more channel, 1 in q and log(size) / scale in k, adds the same to
-    every product, and v carries a zero along. Source: equation 1 of the paper.
+    `size` is (B, T, 1), of the keys; None is plain attention. `fused` keeps `scaled_dot_product_attention`. Its fastest
+    kernels on a GPU take no mask, so there the sizes are further channels. Source: equation 1 of the paper.
     """
-    if fused:
+    if fused and size is not None and q.device.type == "cuda":
         head_dim = v.shape[-1]
-        if size is not None:
-            more = further_channels(head_dim, q.device.type)
-            extra = (size.log() / scale).to(k.dtype)[:, None].expand(*k.shape[:-1], 1)  # (B, heads, T, 1)
-            q = F.pad(torch.cat([q, q.new_ones(*q.shape[:-1], 1)], dim=-1), (0, more - 1))
-            k = F.pad(torch.cat([k, extra], dim=-1), (0, more - 1))
-            v = F.pad(v, (0, more))
-        # The scale is that of head_dim: with further channels the default would be another.
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, scale=scale)
-        return mixed[..., :head_dim]
+        # The scale stays that of head_dim: by default it would be another.
+        wide = with_sizes(q, k, v, size, scale)
+        return F.scaled_dot_product_attention(*wide, dropout_p=dropout_p, scale=scale)[..., :head_dim]
+    if fused:
+        mask = None if size is None else size.log().to(q.dtype).mT[:, None]  # (B, 1, 1, T)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
     products = (q * scale) @ k.transpose(-2, -1)  # (B, heads, T, T)
     if size is not None:
         products = products + size.log().to(products.dtype).mT[:, None]
     return F.dropout(products.softmax(dim=-1), dropout_p) @ v
 
 
+def with_sizes(q: Tensor, k: Tensor, v: Tensor, size: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v (B, heads, T, head_dim) with further channels that add log(size) to every product.
+
+    One is 1 in q and log(size) / scale in k; v carries zeros along. Further zeros follow, so that 8 divides the
+    channels: a GPU's fused kernels take no others.
+    """
+    more = 8 - q.shape[-1] % 8
+    extra = (size.log() / scale).to(k.dtype)[:, None].expand(*k.shape[:-1], 1)  # (B, heads, T, 1)
+    q = F.pad(torch.cat([q, q.new_ones(*q.shape[:-1], 1)], dim=-1), (0, more - 1))
+    k = F.pad(torch.cat([k, extra], dim=-1), (0, more - 1))
+    return q, k, F.pad(v, (0, more))
+
+
 @dataclass(frozen=True)
 class _Matching:
-    """Rows of A that stay and that leave, and where to."""
+    """Which tokens stay and which leave, and where to."""
 
-    stay: Tensor
-    """(B, A - r); ascending where a class token is among them."""
+    kept: Tensor
+    """(B, T_out): the token at each place of the merged sequence."""
     leave: Tensor
-    """(B, r)."""
+    """(B, r) tokens."""
     goal: Tensor
-    """(B, r): the row of B that each of `leave` joins."""
+    """(B, r): the place in the merged sequence of the token that each of `leave` joins."""
     tokens: int
-    front: int
-    """Pairs of an A and a B token that open the merged sequence as they open the other one."""
 
     def merge(self, x: Tensor, mode: str = "mean") -> Tensor:
         """As the protocol says."""
-        a, b = x[:, 0::2], x[:, 1::2]
-        leaving = a.gather(1, _wide(self.leave, x))
-        a = a.gather(1, _wide(self.stay, x))
-        b = b.scatter_reduce(1, _wide(self.goal, x), leaving, reduce=mode)
-        if not self.front:
-            return torch.cat([a, b], dim=1)
-        front = torch.stack([a[:, : self.front], b[:, : self.front]], dim=2).flatten(1, 2)
-        return torch.cat([front, a[:, self.front :], b[:, self.front :]], dim=1)
+        # Whole rows of (B * T, C): picking numbers one by one takes a CPU many times as long.
+        kept, leaving = _rows(x, self.kept), _rows(x, self.leave)
+        if mode == "sum":
+            return kept.flatten(0, 1).index_add(0, _flat(self.goal, kept), leaving.flatten(0, 1)).view_as(kept)
+        return kept.scatter_reduce(1, self.goal[:, :, None].expand_as(leaving), leaving, reduce=mode)
 
     def unmerge(self, x: Tensor) -> Tensor:
         """As `Unmerge` says."""
-        return x.gather(1, _wide(self._places(), x))
-
-    def _places(self) -> Tensor:
-        # Of every token of the full sequence its place in the merged one: (B, T).
-        batch, staying = self.stay.shape
-        a = torch.arange(staying, device=self.stay.device)
-        b = torch.arange(self.tokens // 2, device=self.stay.device)
-        a_places = torch.where(a < self.front, 2 * a, a + self.front)
-        b_places = torch.where(b < self.front, 2 * b + 1, b + staying)
-        places = self.stay.new_empty(batch, self.tokens)
-        places[:, 1::2] = b_places
-        even = self.stay.new_empty(batch, self.tokens - len(b))
-        even.scatter_(1, self.stay, a_places.expand(batch, -1))
-        even.scatter_(1, self.leave, b_places[self.goal])
-        places[:, 0::2] = even
-        return places
+        places = self.kept.new_empty(len(self.kept), self.tokens)
+        places.scatter_(1, self.kept, torch.arange(x.shape[1], device=x.device).expand_as(self.kept))
+        places.scatter_(1, self.leave, self.goal)
+        return _rows(x, places)
 
 
 @torch.no_grad()
@@ -203,7 +187,11 @@ def _match(metric: Tensor, r: int, *, protected_a: int, protected_b: int) -> tup
     stay = order[:, r:]
     if protected_a:
         stay = stay.sort(dim=-1).values
-    matching = _Matching(stay, leave, goal.gather(1, leave), tokens, protected_b)
+    odd = torch.arange(1, tokens, 2, device=metric.device).expand(len(metric), -1)
+    # Pairs of protected tokens open the merged sequence as they open the other one.
+    front = torch.stack([2 * stay[:, :protected_b], odd[:, :protected_b]], dim=2).flatten(1, 2)
+    kept = torch.cat([front, 2 * stay[:, protected_b:], odd[:, protected_b:]], dim=1)
+    matching = _Matching(kept, 2 * leave, goal.gather(1, leave) + stay.shape[1], tokens)
     return matching.merge, matching.unmerge
 
 
@@ -216,8 +204,14 @@ def _similarity(metric: Tensor) -> Tensor:
         return unit[:, 0::2] @ unit[:, 1::2].mT
 
 
-def _wide(rows: Tensor, x: Tensor) -> Tensor:
-    return rows[:, :, None].expand(-1, -1, x.shape[-1])
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """(B, T, C) and (B, N) places in it -> (B, N, C)."""
+    return x.flatten(0, 1).index_select(0, _flat(places, x)).view(*places.shape, x.shape[-1])
+
+
+def _flat(places: Tensor, x: Tensor) -> Tensor:
+    """(B, N) places in x (B, T, C) -> (B * N) rows of (B * T, C)."""
+    return (places + torch.arange(len(x), device=x.device)[:, None] * x.shape[1]).flatten()
 
 
 def _same(x: Tensor, mode: str = "mean") -> Tensor:  # noqa: ARG001

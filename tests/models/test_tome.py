@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raybench.errors import ConfigError
@@ -269,19 +270,16 @@ def test_fused_and_plain_proportional_attention(seed: int) -> None:
 
 
 @pytest.mark.parametrize("head_dim", [6, 8, 64])
-def test_a_gpu_has_numbers_of_channels_that_its_fused_kernels_take(
-    head_dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_has_numbers_of_channels_that_its_fused_kernels_take(head_dim: int) -> None:
     q, k, v = (normal(2, 3, 20, head_dim, seed=seed) for seed in range(3))
     size = torch.randint(1, 30, (2, 20, 1), generator=torch.Generator().manual_seed(0)).double()
     here = proportional_attention(q, k, v, size, scale=0.25)
-    more = tome.further_channels(head_dim, "cuda")
-    assert (head_dim + more) % 8 == 0
-    assert 1 <= more <= 8
-    monkeypatch.setattr(tome, "further_channels", lambda *_: more)
-    there = proportional_attention(q, k, v, size, scale=0.25)
-    assert there.shape == v.shape
-    torch.testing.assert_close(there, here, rtol=0, atol=1e-12)  # float64
+    wide = tome.with_sizes(q, k, v, size, 0.25)
+    assert {each.shape[-1] % 8 for each in wide} == {0}
+    assert {each.shape[-1] - head_dim for each in wide} <= set(range(1, 9))
+    there = F.scaled_dot_product_attention(*wide, scale=0.25)
+    assert not there[..., head_dim:].any()
+    torch.testing.assert_close(there[..., :head_dim], here, rtol=0, atol=1e-12)  # float64
 
 
 @pytest.mark.gpu
