@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from raybench.commands.endings import EXIT_BAD_INPUT
+from raybench.config.document import dump
 from raybench.errors import RaybenchError, ResultsError
 from raybench.results.storage import Folder, entries, folder_at
 from raybench.results.store import Store
@@ -134,7 +135,7 @@ def run_sweep(
         "--price-per-hour": price_per_hour,
     }
     arguments = [str(name)]
-    arguments += [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
+    arguments += [f"{key}={dump(json.loads(json.dumps(value)), flow=True)}" for key, value in (overrides or {}).items()]
     arguments += [part for option, value in options.items() if value is not None for part in (option, str(value))]
     arguments += [part for plugin in plugins for part in ("--plugin", str(plugin))]
     arguments += [part for each in rerun for part in ("--rerun", each)]

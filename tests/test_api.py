@@ -121,3 +121,20 @@ def test_results_are_tables(file: Path) -> None:
 def test_results_that_are_not_there(file: Path) -> None:
     with pytest.raises(rb.ResultsError, match=r"tinny: no rows of such a sweep in .*; it has tiny"):
         rb.load_results("tinny", file.parent / "results")
+
+
+def test_overrides_reach_the_sweep_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raybench import sweep
+    from raybench.config.document import parse
+
+    given: list[str] = []
+
+    def run(arguments: list[str], _: str) -> int:
+        given.extend(arguments)
+        return 0
+
+    monkeypatch.setattr(sweep, "run", run)
+    values = {"a": "\U0001f431", "b": ["012345678912", "1e-3"], "c": {"x": (1e-7, None, True)}, "d": "a\nb", "e": 0.1}
+    rb.run_sweep("any", overrides=values)
+    read = {key: parse(text)[1] for key, _, text in (each.partition("=") for each in given[1:6])}
+    assert read == values | {"c": {"x": [1e-7, None, True]}}

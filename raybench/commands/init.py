@@ -119,8 +119,7 @@ def written(name: str, photos: Path | None) -> str:
     if photos is None:
         data = "CIFAR-10 (raybench data get cifar10)"
         return TEMPLATE.format(name=name, data=data, dataset=OF_CIFAR, quick=OF_DIGITS, quick_data="embedded digits")
-    import json
-
+    from raybench.config.document import dump
     from raybench.data import Request, find_source
 
     path = photos.expanduser().absolute()
@@ -128,7 +127,7 @@ def written(name: str, photos: Path | None) -> str:
         raise ConfigError([f"command line: --photos {photos}: no such folder"])
     source = find_source(Request("image_folder", path=str(path), image_size=32, decode_size=40), path.parent)
     val_size = max(len(source.classes), len(source.files) // 10)
-    dataset = OF_PHOTOS.format(path=json.dumps(str(path)), val_size=val_size)
+    dataset = OF_PHOTOS.format(path=dump(str(path), flow=True), val_size=val_size)
     data = f"{len(source.files):,} photos of {len(source.classes)} classes"
     quick = f"{OF_DIGITS}, path: null, decode_size: null"
     return TEMPLATE.format(name=name, data=data, dataset=dataset, quick=quick, quick_data="embedded digits")

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from raybench.commands.endings import EXIT_TROUBLE
 from raybench.commands.estimating import Estimate, Truth
 from raybench.commands.results_text import nothing_to_do, show_results, trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
+from raybench.config.changes import resolved
 from raybench.config.plugins import DIGITS
 from raybench.config.trial import TrialConfig
 from raybench.errors import RaybenchError, ResultsError
@@ -66,9 +65,7 @@ def run_sweep(
         sweep.begin()
         if not sweep.due:  # another driver was quicker
             return nothing_to_do(sweep)
-        content = sweep.config.model_dump(mode="json", exclude={"places"})
-        resolved = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        write_atomically(sweep.folder / "sweep.yaml", resolved.encode())
+        write_atomically(sweep.folder / "sweep.yaml", resolved(sweep.config))
         about: dict[str, Any] = {"command": command, "started": started.isoformat(), "preset": sweep.config.preset}
         if sweep.setup.plugins:
             about["plugins"] = {plugin.name: plugin.code for plugin in sweep.setup.plugins}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from raybench.config.document import MAX_BYTES, parse, problem_of
+from raybench.config.document import MAX_BYTES, WrittenLoader, dump, parse, problem_of
 from raybench.config.faults import brief, messages, printable
 from raybench.config.keys import get
 from raybench.config.overrides import is_trial_key
@@ -64,12 +64,17 @@ class Change:
         return f"{self.key} {old} -> {new}"
 
 
+def resolved(sweep: SweepConfig) -> bytes:
+    """A sweep as a run of it writes it down."""
+    return dump(sweep.model_dump(mode="json", exclude={"places"})).encode()
+
+
 def read_resolved(content: bytes) -> SweepConfig:
     """A sweep as a run of it wrote it down, resolved. Raises ConfigError where this is none."""
     if len(content) > MAX_BYTES:
         raise ConfigError([f"larger than {MAX_BYTES // 1024} KiB"])
     try:
-        sweep = SweepConfig.model_validate(parse(content.decode())[1])
+        sweep = SweepConfig.model_validate(parse(content.decode(), WrittenLoader)[1])
         _example(sweep)
     except UnicodeDecodeError:
         raise ConfigError(["not UTF-8 text"]) from None

@@ -1,7 +1,8 @@
-"""Sweep files: where they lie, and how their YAML is read as plain data that knows its lines."""
+"""Sweep files: where they lie, and how their YAML is read as plain data that knows its lines, and written."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,10 @@ class SweepLoader(yaml.SafeLoader):
             if key_node.value in seen:
                 raise _refused(f"{key_node.value}: stands here twice", key_node.start_mark)
             seen.add(key_node.value)
+        if "sweep" in seen <= {"sweep", "trial"}:  # both are names, though some read as numbers: 012345678912
+            for _, value in node.value:
+                if value.tag in (INT, FLOAT, BOOL):
+                    value.tag = STR
         return super().construct_mapping(node, deep)
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int:
@@ -89,6 +94,34 @@ for _tag, _pattern, _first in (
 ):
     SweepLoader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
 SweepLoader.add_constructor(INT, SweepLoader.construct_decimal)
+OLDER: dict[str, Any] = yaml.SafeLoader.yaml_implicit_resolvers
+"""How YAML 1.1 tells numbers from text: `1e-3` is text there, `on` is true."""
+NEWER = SweepLoader.yaml_implicit_resolvers
+EITHER = {first: [*OLDER.get(first, []), *NEWER.get(first, [])] for first in OLDER.keys() | NEWER.keys()}
+
+
+class WrittenLoader(SweepLoader):
+    """What `dump` wrote, and what was written before there was one, by YAML 1.1, which left digits such as
+    `12345e678901` bare."""
+
+    yaml_implicit_resolvers = OLDER
+
+
+class SweepDumper(yaml.SafeDumper):
+    """Text that any version of YAML would take for something else is quoted."""
+
+    yaml_implicit_resolvers = EITHER
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        """Whether a value that stands twice is written twice: always."""
+        return True
+
+    def text(self, value: str) -> yaml.ScalarNode:
+        """A line as it is; what has breaks or cannot be seen, escaped."""
+        return self.represent_scalar(STR, value, None if value.isprintable() else '"')
+
+
+SweepDumper.add_representer(str, SweepDumper.text)
 
 
 @dataclass(frozen=True)
@@ -178,14 +211,22 @@ def read_document(path: Path) -> Document:
     return Document(path, value, dict(_lines(node, ())), question)
 
 
-def parse(text: str) -> tuple[yaml.Node | None, Any]:
+def parse(text: str, kind: type[SweepLoader] = SweepLoader) -> tuple[yaml.Node | None, Any]:
     """The one YAML document in a text, as nodes and as data. Raises yaml.YAMLError for anything but plain data."""
-    loader = SweepLoader(text)
+    loader = kind(text)
     try:
         node = loader.get_single_node()
         return node, None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def dump(content: Any, *, flow: bool = False) -> str:
+    """Plain data as YAML that every version reads as the same; `flow`: in one line, without its end."""
+    text = yaml.dump(
+        content, None, SweepDumper, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return text.removesuffix("\n...\n").removesuffix("\n") if flow else text
 
 
 def problem_of(error: yaml.YAMLError) -> tuple[int | None, str]:

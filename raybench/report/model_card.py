@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from raybench.config.document import dump
 from raybench.config.trial import OF_A_SWEEP, TrialConfig
 from raybench.report.sheet import quantity_title
 from raybench.report.statistics import binomial_interval, estimate
@@ -184,7 +185,7 @@ class Card:
     def _settings(self) -> Iterator[str]:
         content = shared(self.config).canonical().model_dump(mode="json", exclude_defaults=True)
         yield "What differs from raybench's defaults; `trial.json` has every key."
-        yield _code(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip(), "yaml")
+        yield _code(dump(content).rstrip(), "yaml")
 
     def _again(self) -> Iterator[str]:
         preset = self.row["preset"]

@@ -47,9 +47,10 @@ def photos(folder: Path) -> Path:
     return folder
 
 
-def test_it_writes_one_for_photos(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photos(elsewhere / "my photos: new")
-    assert raybench(["init", "pets", "--photos", "my photos: new"]) == 0
+@pytest.mark.parametrize("name", ["my photos: new", "\U0001f431 #1", "a\x85'b"])
+def test_it_writes_one_for_photos(elsewhere: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    photos(elsewhere / name)
+    assert raybench(["init", "pets", "--photos", name]) == 0
     assert "paper, 24 trials; quick, 12 trials" in capsys.readouterr().out
     assert "60 photos of 2 classes" in (elsewhere / "sweeps" / "pets.yaml").read_text()
     for preset in ("paper", "quick"):

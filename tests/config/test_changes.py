@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raybench.config.changes import changes, makes_other_trials, read_resolved
+from raybench.config.changes import changes, makes_other_trials, read_resolved, resolved
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
 from raybench.config.sweep import SweepConfig
@@ -36,9 +36,9 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def resolved(sweep: SweepConfig) -> SweepConfig:
+def again(sweep: SweepConfig) -> SweepConfig:
     """The sweep as a run writes it and the next one reads it."""
-    return read_resolved(yaml.safe_dump(sweep.model_dump(mode="json", exclude={"places"})).encode())
+    return read_resolved(resolved(sweep))
 
 
 def told(before: SweepConfig, now: SweepConfig) -> dict[str, bool]:
@@ -49,9 +49,9 @@ def told(before: SweepConfig, now: SweepConfig) -> dict[str, bool]:
 
 def test_the_same_is_no_change_however_it_is_written(file: str) -> None:
     before = load_sweep(file, "paper")
-    assert resolved(before) == before.model_copy(update={"places": {}})
+    assert again(before) == before.model_copy(update={"places": {}})
     same = ["optimizer.momentum=0.9", "batch_size=128", "schedule.epochs=4", "limits.max_failures=2", "resources.cpu=1"]
-    assert told(resolved(before), load_sweep(file, "paper", same)) == {}
+    assert told(again(before), load_sweep(file, "paper", same)) == {}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_same_is_no_change_however_it_is_written(file: str) -> None:
 )
 def test_one_key(file: str, override: str, said: str, others: bool) -> None:
     before, now = load_sweep(file, "paper"), load_sweep(file, "paper", [override])
-    assert told(resolved(before), now) == {said: others}
+    assert told(again(before), now) == {said: others}
     back = {f"{change}" for change in changes(now, before)}
     assert len(back) == 1
 
@@ -106,6 +106,48 @@ def test_other_data_are_named_by_their_fingerprints(file: str) -> None:
     sweep = load_sweep(file, "paper")
     before, now = (sweep.model_copy(update={"fingerprints": {"digits": each}}) for each in ("abc", "def"))
     assert told(before, now) == {"data of digits abc -> def": True}
+
+
+DIGESTS = ["12345e678901", "012345678912", "123456789012", "1e0123456789", "000000000000", "0123456789ab"]
+"""What SHA-256 makes now and then: most of them read as numbers."""
+TEXTS = [
+    "1e-3",
+    "08",
+    "0x1f",
+    "on",
+    "null",
+    "1:30",
+    "2024-01-01",
+    "a\x85b",
+    "a\u2028 b",
+    "a\nb",
+    "\U0001f600",
+    "- x",
+    "",
+]
+
+
+def odd(file: str) -> SweepConfig:
+    sweep = load_sweep(file, "paper", ["model.options.x=a"])
+    sweep.base["model"]["options"] = {f"o{place}": text for place, text in enumerate(TEXTS)}
+    found = {f"d{place}": digest for place, digest in enumerate(DIGESTS)}
+    return sweep.model_copy(update=dict.fromkeys(("fingerprints", "codes", "digests"), found) | {"places": {}})
+
+
+def test_digests_and_texts_that_read_as_numbers_come_back_as_they_were(file: str) -> None:
+    assert again(odd(file)) == odd(file)
+    content = yaml.safe_load(resolved(odd(file)))  # what other programs read
+    assert content == odd(file).model_dump(mode="json", exclude={"places"})
+
+
+def test_what_was_written_by_yaml_1_1_is_understood(file: str) -> None:
+    sweep = odd(file)
+    sweep.base["model"]["options"].pop(f"o{TEXTS.index('a' + chr(0x85) + 'b')}")  # was lost when it was written
+    sweep.base["model"]["options"].pop(f"o{TEXTS.index('a' + chr(0x2028) + ' b')}")
+    content = sweep.model_dump(mode="json", exclude={"places"})
+    before = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    assert "d0: 12345e678901\n" in before
+    assert read_resolved(before.encode()) == sweep
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from raybench.config.document import MAX_BYTES, MAX_DEPTH, find_sweep, list_sweeps, parse, read_document
+from raybench.config.document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    WrittenLoader,
+    dump,
+    find_sweep,
+    list_sweeps,
+    parse,
+    read_document,
+)
 from raybench.errors import ConfigError
 
 
@@ -58,12 +69,35 @@ def problem(path: Path) -> str:
         (".inf", float("inf")),
         ("[1, 2.5, all]", [1, 2.5, "all"]),
         ("{a: {b: [c]}}", {"a": {"b": ["c"]}}),
+        ("{sweep: 2024, trial: 012345678912}", {"sweep": "2024", "trial": "012345678912"}),
+        ("{trial: 12345e678901, sweep: s}", {"trial": "12345e678901", "sweep": "s"}),
+        ("{sweep: 1, other: 2}", {"sweep": 1, "other": 2}),
     ],
 )
 def test_scalars_are_read_as_yaml_1_2_reads_them(text: str, value: Any) -> None:
     read = parse(text)[1]
     assert read == value
     assert type(read) is type(value)
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.from_regex(
+    r"[-+.]?[0-9]{1,6}[e._:x0-9-]?[0-9]{0,6}", fullmatch=True
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(plain, st.booleans())
+@example("12345e678901", True)
+@example({"a": "012345678912", "1e-3": "08"}, False)
+@example(["a\x85 b", "a\n\n b ", "\u2028", "\U0001f600", "...", "--- a", "\ufeff", "", "<<", "="], False)
+def test_what_is_dumped_is_read_as_the_same(content: Any, flow: bool) -> None:
+    text = dump(content, flow=flow)
+    assert parse(text)[1] == parse(text, WrittenLoader)[1] == yaml.safe_load(text) == content
+    assert not flow or "\n" not in text
 
 
 def test_question_lines_and_places(tmp_path: Path) -> None:
