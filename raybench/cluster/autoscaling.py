@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from raybench.config.document import load
+
 LEFT_BY_RAY_UP = Path("~/ray_bootstrap_config.yaml")
 Resources = dict[str, float]
 
@@ -50,7 +52,7 @@ def _size(resources: Resources) -> tuple[float, float]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = load(file.read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

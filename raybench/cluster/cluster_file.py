@@ -15,6 +15,7 @@ import yaml
 
 from raybench.cluster.ssh import Host
 from raybench.config import price
+from raybench.config.document import load
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
@@ -92,7 +93,7 @@ class ClusterFile:
 def read_cluster_file(path: Path) -> ClusterFile:
     """Read and check it. Raises ConfigError with every fault, each naming the key, the rule and the value."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = load(path.read_text())
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file; in a clone there are cluster.yaml and clusters/*.yaml"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -110,8 +110,10 @@ def _metric(folder: Folder) -> str:
     """The metric the sweep selects by, as its folder tells it."""
     import yaml
 
+    from raybench.config.document import load
+
     try:
-        content = yaml.safe_load(read(folder / "sweep.yaml"))
+        content = load(read(folder / "sweep.yaml"))
         return str(content["metric"]["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return "eval_top1"

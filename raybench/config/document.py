@@ -25,6 +25,8 @@ MAX_BYTES = 256 * 1024
 """A sweep file larger than this is no sweep file; PyYAML would read it for seconds."""
 MAX_DEPTH = 20
 """Mappings and lists inside each other; a sweep needs 8."""
+UNFIT = re.compile("[\0\ud800-\udfff]")
+"""The end of a C string, and halves of a character."""
 STR, INT, FLOAT, BOOL, NULL = (f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null"))
 
 
@@ -68,6 +70,13 @@ class SweepLoader(yaml.SafeLoader):
                 if value.tag in (INT, FLOAT, BOOL):
                     value.tag = STR
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """A scalar's text, which can be printed, stored and part of a path."""
+        text = super().construct_scalar(node)
+        if found := UNFIT.search(text):
+            raise _refused(f"text with {found[0]!r}, which no file can hold", node.start_mark)
+        return text
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int:
         """A whole number in decimal digits, leading zeros and all."""
@@ -217,8 +226,24 @@ def parse(text: str, kind: type[SweepLoader] = SweepLoader) -> tuple[yaml.Node |
     try:
         node = loader.get_single_node()
         return node, None if node is None else loader.construct_document(node)
+    except (
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # of PyYAML, for letters and versions too large
+        raise _refused(f"not readable as YAML ({error})", loader.get_mark()) from None
     finally:
         loader.dispose()
+
+
+def load(text: str | bytes) -> Any:
+    """What a YAML file that is not our own holds. Raises yaml.YAMLError, whatever PyYAML stumbles over."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:
+        raise yaml.YAMLError(f"not readable as YAML ({type(error).__name__}: {error})") from None
 
 
 def dump(content: Any, *, flow: bool = False) -> str:

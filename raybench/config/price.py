@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from raybench.config.document import problem_of
+from raybench.config.document import load, problem_of
 from raybench.errors import ConfigError
 
 KEY = "provider.price_per_hour"
@@ -34,7 +34,7 @@ def price_in(cluster: Path) -> Price | None:
     Raises ConfigError for a file that cannot be read, and for a price that is no number of at least 0.
     """
     try:
-        content = yaml.safe_load(cluster.read_text(encoding="utf-8"))
+        content = load(cluster.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -55,7 +55,7 @@ def price_in(cluster: Path) -> Price | None:
 
 def refused(price: object) -> str | None:
     """What is wrong with a price as a cluster file has it; none where nothing is."""
-    if isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price < math.inf:
+    if isinstance(price, int | float) and not isinstance(price, bool) and 0 <= price <= sys.float_info.max:
         return None
     return f"{KEY} = {price!r}: must be a number of at least 0, of one device for one hour"
 

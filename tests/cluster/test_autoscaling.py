@@ -34,5 +34,6 @@ def test_without_the_file_only_what_is_alive_counts(tmp_path: Path) -> None:
     file = tmp_path / "left.yaml"
     file.write_text((ROOT / "clusters" / "gcp.yaml").read_text())
     assert with_startable([HEAD], file) == [HEAD, GPU, GPU, GPU, GPU]
-    file.write_text("[")
-    assert with_startable([HEAD], file) == [HEAD]
+    for text in ("[", 'a: "\\UFFFFFFFF"', "!!bool maybe"):
+        file.write_text(text)
+        assert with_startable([HEAD], file) == [HEAD]

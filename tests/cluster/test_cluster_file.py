@@ -167,9 +167,10 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_cluster_file(tmp_path / "absent.yaml")
     assert faults(tmp_path, ["a", "list"]) == ("must be a mapping",)
-    (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_cluster_file(tmp_path / "broken.yaml")
+    for text in ("a: [", 'a: "\\UFFFFFFFF"', "a: !!bool maybe", "[" * 5000):
+        (tmp_path / "broken.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_cluster_file(tmp_path / "broken.yaml")
 
 
 def test_where_the_token_is(tmp_path: Path, content: dict[str, Any]) -> None:

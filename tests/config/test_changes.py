@@ -156,6 +156,7 @@ def test_what_was_written_by_yaml_1_1_is_understood(file: str) -> None:
         (b"", "must be a mapping"),
         (b"\xff\xfe", "not UTF-8 text"),
         (b"name: [", "line 1: "),
+        (b'name: "\\UFFFFFFFF"', "line 1: not readable as YAML"),
         (b"name: some\n", "preset: is missing"),
         (b"{name: a, preset: quick, base: {}}", "dataset: is missing"),
         (b"{name: a, preset: quick, base: {dataset: {name: a}, model: {name: b}}, extra: 1}", "extra: no such key"),

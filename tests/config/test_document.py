@@ -80,7 +80,7 @@ def test_scalars_are_read_as_yaml_1_2_reads_them(text: str, value: Any) -> None:
     assert type(read) is type(value)
 
 
-words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.from_regex(
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.from_regex(
     r"[-+.]?[0-9]{1,6}[e._:x0-9-]?[0-9]{0,6}", fullmatch=True
 )
 plain = st.recursive(
@@ -138,6 +138,12 @@ def test_question_lines_and_places(tmp_path: Path) -> None:
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "aliases are refused"),
         ("a: *nothing\n", "aliases are refused"),
         ("a: [1,\n", "some.yaml:2: "),
+        ('a: 1\nb: "\\UFFFFFFFF"\n', "some.yaml:2: not readable as YAML ("),
+        ('a: "\\U00110000"\n', "some.yaml:1: not readable as YAML"),
+        (f"%YAML 1.{'9' * 5000}\n---\na: 1\n", "some.yaml:1: not readable as YAML"),
+        ('a: 1\nb: {c: ["\\ud800"]}\n', "some.yaml:2: text with '\\ud800', which no file can hold"),
+        ('a: "x\\0y"\n', "some.yaml:1: text with '\\x00', which no file can hold"),
+        ('"a\\0": 1\n', "some.yaml:1: text with '\\x00', which no file can hold"),
         ("a: 'open\n", "some.yaml:2: found unexpected end of stream"),
         ("a: b: c\n", "some.yaml:1: mapping values are not allowed here"),
         ("a: 1\n---\nb: 2\n", "some.yaml:2: expected a single document in the stream, but found another document"),
@@ -232,7 +238,20 @@ def test_every_shipped_sweep_is_readable_and_asks_a_question() -> None:
 
 
 def test_parse_raises_only_yaml_errors() -> None:
-    for text in ("\ud800", "a: 'b", "%TAG ! x\n---\n!a b", "&a", "*", "!", "- - - -\n", "\x85", "{a: b", "? ? ?"):
+    for text in (
+        "\ud800",
+        '"\\UFFFFFFFF"',
+        '"\\ud800"',
+        "a: 'b",
+        "%TAG ! x\n---\n!a b",
+        "&a",
+        "*",
+        "!",
+        "- - - -\n",
+        "\x85",
+        "{a: b",
+        "? ? ?",
+    ):
         try:
             parse(text)
         except yaml.YAMLError:

@@ -31,7 +31,7 @@ def test_a_price(cluster: Path, price: float) -> None:
     assert found.of(None) is None
 
 
-@pytest.mark.parametrize("price", ["-1", "'1.10'", "cheap", "true", ".inf", ".nan", "[1]"])
+@pytest.mark.parametrize("price", ["-1", "9" * 400, "'1.10'", "cheap", "true", ".inf", ".nan", "[1]"])
 def test_what_is_no_price_is_said_with_its_place(cluster: Path, price: str) -> None:
     cluster.write_text(f"provider: {{price_per_hour: {price}}}")
     with pytest.raises(ConfigError, match=r"cluster\.yaml: provider\.price_per_hour = .*at least 0.*--price-per-hour"):
@@ -42,6 +42,10 @@ def test_a_file_that_cannot_be_read_is_said(cluster: Path) -> None:
     cluster.write_text("provider:\n  price_per_hour: [1\n")
     with pytest.raises(ConfigError, match=r"cluster\.yaml:3: .*--price-per-hour"):
         price_in(cluster)
+    for text in ('"\\UFFFFFFFF"', "!!bool maybe", "!!timestamp x", "[" * 5000):
+        cluster.write_text(f"provider: {text}")
+        with pytest.raises(ConfigError, match=r"cluster\.yaml.*: .*--price-per-hour"):
+            price_in(cluster)
     cluster.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         price_in(cluster)
