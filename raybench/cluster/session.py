@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from raybench.cluster.autoscaling import with_startable
@@ -114,20 +115,28 @@ def _own_token() -> None:
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     path = cache_root() / "ray_token"
-    if not path.exists() or not path.read_text().strip():
+    if not _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".ray_token.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
         # Of two that start at once the first one's counts, for its Ray has it already.
-        if path.exists() and not path.read_text().strip():
-            path.unlink()
+        if not _told(path):
+            path.unlink(missing_ok=True)
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(draft)
         draft.unlink()
     path.chmod(0o600)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
     os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _told(path: Path) -> str:
+    """The token in a file; empty where none is, or something that cannot be one."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
 
 
 def nodes_at(address: str) -> list[Node]:
