@@ -88,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _init(name: str, photos: Path | None) -> int:
-    from raybench.config.document import NAME, list_sweeps
+    from raybench.config.document import list_sweeps
+    from raybench.config.names import NAME
 
     if not NAME.fullmatch(name):
         raise ConfigError([f"command line: {name!r}: a sweep's name has letters, digits, _ and - only"])

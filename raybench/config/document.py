@@ -15,12 +15,10 @@ import yaml
 
 from raybench.config import plugins
 from raybench.config.faults import COMMAND_LINE, printable
-from raybench.config.names import nearest
+from raybench.config.names import NAME, nearest
 from raybench.config.sweep import TOP_KEYS
 from raybench.errors import ConfigError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-"""A sweep's name, which names its results folder."""
 MAX_BYTES = 256 * 1024
 """A sweep file larger than this is no sweep file; PyYAML would read it for seconds."""
 MAX_DEPTH = 20

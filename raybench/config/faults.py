@@ -120,7 +120,8 @@ def _text(key: str, fault: Any, known: Sequence[str]) -> str:
     value = f"{key} = {brief(fault.get('input'))}"
     if kind in BOUNDS:
         word, name = BOUNDS[kind]
-        return f"{value}: must be {word} {context[name]:g}"
+        bound = context[name]
+        return f"{value}: must be {word} {bound if isinstance(bound, int) else f'{bound:g}'}"
     if kind == "literal_error":
         allowed = [part.strip("' ") for part in context["expected"].replace(" or ", ", ").split(",")]
         return not_one_of(key, fault.get("input"), allowed)

@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 
+def at_home(path: Path | str) -> Path:
+    """The path with `~` put in. That of a user who is not known here stays, to be told as what is not there."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises
+
+
 def cache_root() -> Path:
     """`RAYBENCH_CACHE`, else `raybench` in the user's cache folder. Decoded data, teachers and logits lie here."""
     if named := os.environ.get("RAYBENCH_CACHE"):
-        return Path(named).expanduser().absolute()
+        return at_home(named).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "raybench"
 
@@ -22,7 +27,7 @@ def named_data_root(given: Path | None = None) -> Path | None:
 
 def data_folder(named: Path | None = None) -> Path:
     """Where data sets are looked for: the folder named, else `RAYBENCH_DATA`, else `data` in the folder one is in."""
-    return (named_data_root(named) or Path("data")).expanduser().absolute()
+    return at_home(named_data_root(named) or Path("data")).absolute()
 
 
 def weight_folders(root: Path) -> tuple[Path, ...]:

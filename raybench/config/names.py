@@ -1,9 +1,13 @@
-"""The nearest known names to an unknown one."""
+"""What a name may be, and the nearest known ones to an unknown one."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""A sweep's name, which names its results folder."""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:

@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any
 
 from raybench.config.faults import COMMAND_LINE, printable
-from raybench.config.folders import cache_root
+from raybench.config.folders import at_home, cache_root
 from raybench.errors import ConfigError, DataError, RaybenchError
 
 KINDS = {
@@ -229,7 +229,7 @@ def called(extra: Extra, function: Callable[..., Any], *arguments: Any, **named:
 
 
 def _load(name: str) -> Plugin:
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.suffix == ".py":
         return _load_file(path)
     if name in _loaded:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from raybench.config.keys import get
-from raybench.config.trial import PositiveInt, Section, Seed
+from raybench.config.trial import Count, PositiveInt, Section, Seed
 
 Axis = Annotated[list[Any], Field(min_length=1)]
 DISTRIBUTIONS = ("loguniform", "uniform", "randint", "choice")
@@ -124,7 +123,7 @@ def _bounds_fault(kind: str, bounds: list[Any]) -> str | None:
         return f"{kind}: must be [low, high]"
     if kind == "randint" and any(not isinstance(b, int) for b in bounds):
         return f"{kind}: low and high must be whole numbers"
-    if any(math.isnan(b) or abs(b) > LARGEST for b in bounds):
+    if not all(abs(b) <= LARGEST for b in bounds):  # NaN is not, either
         return f"{kind}: low and high must be finite numbers"
     if not bounds[0] < bounds[1]:
         return f"{kind}: low = {bounds[0]} must be below high = {bounds[1]}"
@@ -139,7 +138,7 @@ class SchedulerConfig(Section):
     name: Literal["none", "halving", "asha"] = "none"
     grace_epochs: PositiveInt = 1
     """Epochs of the first rung."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    reduction_factor: Annotated[int, Field(ge=2, lt=2**31)] = 3
     """At each rung one setting in so many goes on, to so many times the epochs."""
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
@@ -175,7 +174,7 @@ class ResourcesConfig(Section):
         if isinstance(self.gpu, float) and self.gpu > 1:
             raise ValueError(
                 f"gpu = {self.gpu:g}: a process trains on one GPU, and the others would idle; use gpu: 1 with "
-                f"workers: {max(2, round(self.gpu * self.workers))} for a trial on several"
+                f"workers: {max(2, round(min(self.gpu * self.workers, 2**31 - 1)))} for a trial on several"
             )
         if self.workers > 1 and self.gpu not in (0, 1):
             raise ValueError(
@@ -188,7 +187,7 @@ class ResourcesConfig(Section):
 class LimitsConfig(Section):
     """When a trial is given up."""
 
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Count = 2
     """Times a trial is started again after its worker died."""
     trial_time_s: Annotated[float, Field(gt=0)] | None = None
     """Seconds a trial may train, those of the epochs it went on from included; looked at in every step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,16 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from raybench.config import augmentation, inert
 from raybench.config.keys import flatten, put
+from raybench.config.names import NAME
 
 RECIPE_VERSION = 2
 """Raised when a default below or the maths of training changes: rows made before are then other trials."""
 
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+"""What a column of a table holds, too."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes, NumPy's being the narrowest."""
 Channels = Annotated[tuple[float, ...], Strict(False), Field(min_length=1, max_length=4)]
 OF_A_SWEEP = "sweep:"
+OF_ITS_TRIALS = re.compile("(best|[0-9a-f]{12})?")
 Option = int | float | bool | str | list[int | float]
 """What a model's constructor may be given."""
 
@@ -120,6 +125,24 @@ class ModelConfig(Section):
             raise ValueError("must be none, pretrained, the path of a file, or {sweep: NAME, trial: best | 12 digits}")
         return f"{OF_A_SWEEP}{sweep}/{trial}"
 
+    @field_validator("weights")
+    @classmethod
+    def _of_a_trial(cls, weights: str) -> str:
+        if weights.startswith(OF_A_SWEEP):
+            sweep, _, trial = weights.removeprefix(OF_A_SWEEP).partition("/")
+            if not NAME.fullmatch(sweep):  # it becomes part of a path
+                raise ValueError(f"{weights!r}: a sweep's name has letters, digits, _ and - only")
+            if not OF_ITS_TRIALS.fullmatch(trial):
+                raise ValueError(f"trial {trial!r} of sweep {sweep}: must be best, or a trial's 12 digits")
+        return weights
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if std is not None and min(std) <= 0:
+            raise ValueError(f"{list(std)}: each must be greater than 0")
+        return std
+
     @property
     def from_file(self) -> bool:
         """Whether `weights` is the path of a file."""
@@ -172,7 +195,7 @@ class ScheduleConfig(Section):
     """Of `noam`."""
     horizon_epochs: PositiveInt | None = None
     """Epochs the cosine is meant for; none means `epochs`. A run may stop before its horizon."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: Count = 0
     """Epochs of linear warm-up from 0."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
 
@@ -197,7 +220,7 @@ class TeacherConfig(ModelConfig):
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 128
     optimizer: OptimizerConfig = OptimizerConfig()
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: Count = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
     gate: Literal["warn", "stop"] = "warn"

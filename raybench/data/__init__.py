@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from raybench.config import plugins
-from raybench.config.folders import cache_root
+from raybench.config.folders import at_home, cache_root
 from raybench.config.plugins import Extra, Plugin
 from raybench.data.cache import decoded_files, open_decoded, open_fetched
 from raybench.data.source import ImageData, Request, Source
@@ -181,7 +181,7 @@ def fetch(name: str, data_root: Path | None = None) -> None:
 
 
 def _absolute(data_root: Path | None) -> Path:
-    return (Path("data") if data_root is None else data_root).expanduser().absolute()
+    return at_home(Path("data") if data_root is None else data_root).absolute()
 
 
 def _check(name: str, kind: Kind) -> None:

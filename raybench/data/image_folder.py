@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from raybench.config.folders import at_home
 from raybench.data import hashing, photos
 from raybench.data.photos import Part, Photo
 from raybench.data.source import Decoded, Request, Source
@@ -73,7 +74,7 @@ def find(request: Request, data_root: Path) -> Path:
     """Where the data of a request lie. Raises DataError that names what is there instead."""
     if request.path is None:
         raise DataError(f"{request.name} needs dataset.path: a folder or file, below {data_root} or absolute")
-    path = data_root / Path(request.path).expanduser()
+    path = data_root / at_home(request.path)
     if path.exists():
         return path
     there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []

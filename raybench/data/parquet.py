@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.folders import at_home
 from raybench.data import hashing, photos
 from raybench.data.image_folder import find
 from raybench.data.photos import Part, Photo
@@ -93,7 +94,7 @@ def _tables(request: Request, data_root: Path) -> tuple[Table, Table | None]:
     """The training table, and that of the test images where there is one."""
     column = request.label_column
     candidates: list[tuple[Path, ...]] = []
-    if request.path is not None and (folder := data_root / Path(request.path).expanduser()).is_dir():
+    if request.path is not None and (folder := data_root / at_home(request.path)).is_dir():
         train = _of_split(folder, "train")
         if not train:
             raise DataError(f"{request.name}: {folder} holds no train-*.parquet; name the files with dataset.path")
@@ -121,7 +122,7 @@ def _of_split(folder: Path, name: str) -> tuple[Path, ...]:
 def _matching(request: Request, data_root: Path) -> tuple[Path, ...]:
     if request.path is None or not glob.has_magic(request.path):
         return (find(request, data_root),)
-    pattern = Path(request.path).expanduser()
+    pattern = at_home(request.path)
     base = Path(pattern.anchor) if pattern.is_absolute() else data_root
     found = tuple(sorted(base.glob(str(pattern.relative_to(pattern.anchor)))))
     if not found:

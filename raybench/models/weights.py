@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import pickle
 import re
 import warnings
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.config.folders import named_data_root, weight_folders
+from raybench.config.folders import at_home, named_data_root, weight_folders
 from raybench.errors import WeightsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -73,10 +74,10 @@ def find_published(name: str, published: Published, weights_root: Path | None) -
 
 def find_file(weights: str, weights_root: Path | None) -> Path:
     """The weight file a configuration names: as a path, else below the folders of `search_folders`."""
-    path = Path(weights).expanduser()
+    path = at_home(weights)
     places = (path,) if path.is_absolute() else (path, *(folder / path for folder in search_folders(weights_root)))
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # noqa: PTH113 - Path's raises for names too long
             return place
     raise WeightsError(
         f'no weight file "{weights}": looked for {_listed(places)}. Allowed for model.weights: none, pretrained, '

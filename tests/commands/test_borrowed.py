@@ -222,7 +222,7 @@ def test_the_place_of_a_trial_is_no_part_of_the_identity() -> None:
     assert one.trial_id != trial(model={"name": "resnet8", "weights": {"sweep": "tiny", "trial": "cd" * 6}}).trial_id
 
 
-@pytest.mark.parametrize("weights", [{"sweep": 3}, {"trial": "best"}, {"sweep": "a", "seed": 1}, {}])
+@pytest.mark.parametrize("weights", [{"sweep": ["a"]}, {"trial": "best"}, {"sweep": "a", "seed": 1}, {}])
 def test_odd_mappings_are_refused_in_words(weights: Any, tmp_path: Path) -> None:
     content = yaml.safe_load(BORROWER)
     content["base"]["model"]["weights"] = weights

@@ -41,7 +41,7 @@ def encoder(module: Any) -> dict[str, Tensor]:
 
 @pytest.fixture
 def codec_file(tmp_path: Path) -> Path:
-    path = tmp_path / "sweep" / "weights" / "abc.safetensors"
+    path = tmp_path / "sweep" / "weights" / "0123456789ab.safetensors"
     path.parent.mkdir(parents=True)
     state = {key: value.contiguous() for key, value in fresh_codec().state_dict().items()}
     save_file(state, path)
@@ -52,7 +52,7 @@ def test_the_codec_of_a_file_is_that_codec(codec_file: Path) -> None:
     config, module = ci2p(str(codec_file))
     found = codec_of(config, encoder(module), Setup(), 64)
     assert found.same_encoder
-    assert found.where == "abc.safetensors"
+    assert found.where == "0123456789ab.safetensors"
     assert not found.module.training
     with torch.no_grad():
         ours, theirs = found.module(IMAGES), fresh_codec()(IMAGES)
@@ -68,10 +68,10 @@ def test_it_is_told_from_one_with_another_encoder(codec_file: Path) -> None:
 
 def test_the_codec_of_another_sweeps_trial(codec_file: Path, tmp_path: Path) -> None:
     _, module = ci2p(str(codec_file))
-    lent = ModelConfig(name="ci2p_vit", weights="sweep:sweep/abc", options=OPTIONS)
+    lent = ModelConfig(name="ci2p_vit", weights="sweep:sweep/0123456789ab", options=OPTIONS)
     found = codec_of(lent, encoder(module), Setup(results=tmp_path / "ci2p"), 64)
     assert found.same_encoder
-    assert found.where == "trial abc of sweep sweep"
+    assert found.where == "trial 0123456789ab of sweep sweep"
 
 
 def test_what_is_missing_is_said(codec_file: Path, tmp_path: Path) -> None:
