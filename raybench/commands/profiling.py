@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from raybench.config.document import parse, problem_of
+from raybench.config.faults import reason
 from raybench.config.trial import ModelConfig, Option
 from raybench.errors import ConfigError, RaybenchError
 from raybench.models import names
@@ -70,8 +71,8 @@ def _checked(request: Request) -> dict[str, tuple[Load, Counts]]:
             problems += [line if name in line else f"model {name}: {line}" for line in error.problems]
         except RaybenchError as error:
             problems.append(str(error))
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            text = str(error).partition("\n")[0] or type(error).__name__
+        except Exception as error:  # as in preflight: from options that a constructor never thought of
+            text = reason(error)
             given = f" with options {options}" if options else ""
             size = request.image_size or meant_size(name)
             problems.append(f"model {name}: cannot be built{given} and fed an image of {size}x{size} px: {text}")

@@ -69,6 +69,12 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def reason(error: Exception) -> str:
+    """The first line of another's exception, with its kind where the line is no sentence, as a KeyError's."""
+    line = str(error).partition("\n")[0]
+    return line if " " in line else f"{type(error).__name__}: {line}".removesuffix(": ")
+
+
 def messages(error: ValidationError, known: Sequence[str]) -> list[tuple[str, str]]:
     """(dotted key, text) of each fault pydantic found; the branches of a union that all failed are one fault."""
     texts: dict[str, list[str]] = {}

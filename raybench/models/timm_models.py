@@ -3,12 +3,14 @@ seconds."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +92,9 @@ def build(
     """
     import timm
 
+    if refused := sorted(options.keys() & _not_options()):
+        rule = "decides weights, classes or what timm returns, and is no option of a model; leave it out"
+        raise ConfigError([f"model {name}: options.{each} {rule}" for each in refused])
     cfg = pretrained_cfg(name)
     options = dict(options)
     if cfg.fixed_input_size and image_size != cfg.input_size[-1]:
@@ -119,6 +124,15 @@ def build(
     if overlay is not None:
         module.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator,union-attr]  # a second copy of the model
     return module
+
+
+@cache
+def _not_options() -> frozenset[str]:
+    """What timm's functions take for themselves: some of it reads files, which no identity of a trial would tell."""
+    import timm
+
+    own = [inspect.signature(each).parameters for each in (timm.create_model, timm.models.build_model_with_cfg)]
+    return frozenset({"num_classes", "in_chans", "features_only", "out_indices"}.union(*own)) - {"kwargs"}
 
 
 def heads(module: nn.Module) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from raybench.config.faults import brief, reason
 from raybench.config.names import nearest
 from raybench.config.plan import Plan, example_trials, show, weights_key
 from raybench.config.trial import ModelConfig, TrialConfig
@@ -154,6 +155,10 @@ def _open(
     except DataError as error:
         faults[str(error)] = True
         return
+    except OSError as error:  # a name too long, or what this user may not see
+        place = where("dataset.path" if dataset.path else "dataset.name")
+        faults[f"{place}: {dataset.name}: {error.strerror or error}: {brief(str(error.filename))}"] = False
+        return
     if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
         faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = False
         return
@@ -259,9 +264,9 @@ def _look(model: ModelConfig, trial: TrialConfig, data: Any, setup: Setup) -> Lo
         module = kind_of(trial.task).bare_model(model, trial.dataset, data, setup)
     except RaybenchError as error:
         return Look(unbuilt=str(error), misfit=_misfit(model, None, setup))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        why = f"{model.name} cannot be built for {trial.dataset.name}: {text}"
+    except Exception as error:  # a constructor given options that it never thought of raises almost anything
+        given = f" with options {brief(model.options)}" if model.options else ""
+        why = f"{model.name}{given} cannot be built for {trial.dataset.name}: {reason(error)}"
         return Look(unbuilt=why, misfit=_misfit(model, None, setup))
     misfit = _misfit(model, module, setup)
     return Look(count_parameters(module), misfit, digest="" if misfit else weights_digest(model, setup))

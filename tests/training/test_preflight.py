@@ -48,6 +48,9 @@ def plan(metric: str = "eval_top1", factors: dict[str, Any] | None = None, **bas
     )
 
 
+TINY = {"name": "vit_tiny_patch16_224"}
+
+
 def checked(wanted: Plan, data_root: Path | None = None) -> Checked:
     return check(wanted, Setup(data_root=data_root), lambda key: f"a.yaml:{key}")
 
@@ -92,6 +95,23 @@ def test_parameters_are_counted_without_making_them() -> None:
         (lambda: plan(dataset={"views": 10}), ["dataset.views", "10", "9"]),
         (lambda: plan(model={"options": {"widht": 3}}), ["model", "resnet8", "widht"]),
         (lambda: plan(model={"name": "vit_micro_patch2_8", "image_size": 9}), ["image_size = 9", "patch_size = 2"]),
+        (lambda: plan(model=TINY | {"options": {"num_heads": 0}}), ["model.name", TINY["name"], '{"num_heads": 0}']),
+        (lambda: plan(model=TINY | {"options": {"patch_size": 0}}), ["model.name", TINY["name"], '{"patch_size": 0}']),
+        (
+            lambda: plan(model=TINY | {"options": {"norm_layer": "foo"}}),
+            ["norm_layer", "KeyError: 'foo'"],
+        ),
+        (
+            lambda: plan(model=TINY | {"options": {"checkpoint_path": "/etc/passwd"}}),
+            ["model.name", TINY["name"], "options.checkpoint_path", "leave it out"],
+        ),
+        (lambda: plan(model=TINY | {"options": {"pretrained": True}}), [TINY["name"], "options.pretrained"]),
+        (lambda: plan(model={"weights": "a" * 5000}), ["model.weights", "no weight file"]),
+        (lambda: plan(model={"weights": "~nobody-of-this-name/a.pth"}), ["model.weights", "no weight file"]),
+        (
+            lambda: plan(dataset={"name": "image_folder", "path": "a" * 5000, "image_size": 8}),
+            ["dataset.path", "image_folder: File name too long"],
+        ),
         (lambda: plan(model={"mean": [0.1, 0.2], "std": [1.0, 1.0]}), ["mean has 2 values", "1 channel"]),
         (lambda: plan(model={"weights": "pretrained"}), ["model.weights", "no weights are published for resnet8"]),
         (lambda: plan(model={"weights": "nowhere.th"}), ["model.weights", "nowhere.th"]),
