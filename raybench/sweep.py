@@ -12,7 +12,7 @@ from typing import Any
 
 from raybench.commands.arguments import add_plugin, duration, positive, price, seed_count
 from raybench.commands.endings import EXIT_BAD_INPUT, EXIT_COMPLETE, ended
-from raybench.config.folders import named_data_root, results_root
+from raybench.config.folders import at_home, named_data_root, results_root
 from raybench.errors import ConfigError
 
 
@@ -118,8 +118,8 @@ def _sweep(args: argparse.Namespace, command: str) -> int:
         overrides=args.overrides,
         options=options,
         results=args.results,
-        data_root=data_root.expanduser().absolute() if data_root else None,
-        weights_root=args.weights_root.expanduser().absolute() if args.weights_root else None,
+        data_root=at_home(data_root).absolute() if data_root else None,
+        weights_root=at_home(args.weights_root).absolute() if args.weights_root else None,
         address=args.address,
         max_concurrent=args.max_concurrent,
         rerun=args.rerun,

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from raybench.config.document import load
+from raybench.config.folders import at_home
 
 LEFT_BY_RAY_UP = Path("~/ray_bootstrap_config.yaml")
 Resources = dict[str, float]
@@ -19,7 +20,7 @@ Resources = dict[str, float]
 
 def with_startable(alive: Sequence[Resources], file: Path = LEFT_BY_RAY_UP) -> list[Resources]:
     """The nodes of a cluster: those alive, and as many more as its autoscaler may start; on a cloud's head only."""
-    return joined(alive, startable(_read(file.expanduser())))
+    return joined(alive, startable(_read(at_home(file))))
 
 
 def startable(content: dict[str, Any]) -> list[Resources]:

@@ -16,6 +16,7 @@ import yaml
 from raybench.cluster.ssh import Host
 from raybench.config import price
 from raybench.config.document import load
+from raybench.config.folders import at_home
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
@@ -106,7 +107,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     provider, auth = content["provider"], content["auth"]
-    key = Path(auth["ssh_private_key"]).expanduser() if auth.get("ssh_private_key") else None
+    key = at_home(auth["ssh_private_key"]) if auth.get("ssh_private_key") else None
     local = provider["type"] == "local"
     return ClusterFile(
         path=path,
@@ -180,7 +181,7 @@ def _access(auth: object) -> Iterator[str]:
         yield "auth.ssh_user: is missing"
     yield from _plain("auth.ssh_user", auth.get("ssh_user"), USER, "a user's name")
     try:
-        Path(str(auth.get("ssh_private_key"))).expanduser()
+        at_home(str(auth.get("ssh_private_key")))
     except RuntimeError:
         yield f"auth.ssh_private_key = {auth['ssh_private_key']}: there is no such user here"
 

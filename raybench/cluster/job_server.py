@@ -14,6 +14,7 @@ from typing import Any
 from raybench.cluster.cluster_file import ClusterFile
 from raybench.cluster.session import configure
 from raybench.cluster.ssh import tunnel
+from raybench.config.folders import at_home
 from raybench.errors import ConfigError, RaybenchError
 
 PORT = 8265
@@ -98,7 +99,7 @@ def token_of(cluster: ClusterFile) -> Path:
     named = (cluster.content.get("file_mounts") or {}).get(TOKEN_THERE)
     if named is None:
         raise ConfigError([f"{cluster.path}: file_mounts: {TOKEN_THERE} is missing, the token of Ray's ports"])
-    token = Path(named).expanduser()
+    token = at_home(named)
     if not token.is_file():
         make = (
             f'(umask 077; mkdir -p {token.parent}; python3 -c "import secrets; print(secrets.token_hex(32))" > {token})'

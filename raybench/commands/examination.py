@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 import raybench
 from raybench.cluster import probe
-from raybench.config.folders import cache_root, weight_folders
+from raybench.config.folders import at_home, cache_root, weight_folders
 from raybench.errors import RaybenchError
 
 State = Literal["ok", "note", "fault"]
@@ -137,7 +137,7 @@ def variables() -> Iterator[Finding]:
     """Environment variables that name what is not there."""
     for name in ("RAYBENCH_DATA", "RAYBENCH_SWEEPS"):
         for part in filter(None, os.environ.get(name, "").split(os.pathsep)):
-            if not Path(part).expanduser().is_dir():
+            if not at_home(part).is_dir():
                 yield Finding(
                     "note", "variables", f"{name} names {part}, which is no folder", f"make it, or unset {name}"
                 )

@@ -10,7 +10,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
-from raybench.config.folders import named_data_root, results_root
+from raybench.config.folders import at_home, named_data_root, results_root
 from raybench.errors import ConfigError, ResultsError
 from raybench.results.storage import Folder, folder_at
 
@@ -64,7 +64,7 @@ def _export(args: argparse.Namespace) -> int:
         raise ConfigError(faults)
     load_plugins(args.plugin)
     found = _asked(args, folder_at(args.results))
-    out = (args.out or Path("exported") / found.trial_id).expanduser().absolute()
+    out = at_home(args.out or Path("exported") / found.trial_id).absolute()
     if fault := occupied(out):
         raise ConfigError([fault])
 
@@ -75,8 +75,8 @@ def _export(args: argparse.Namespace) -> int:
     finished = Finished(
         found,
         out,
-        root.expanduser().absolute() if root else None,
-        weights_root=args.weights_root.expanduser().absolute() if args.weights_root else None,
+        at_home(root).absolute() if root else None,
+        weights_root=at_home(args.weights_root).absolute() if args.weights_root else None,
     )
     for line in export(finished, args.form or list(FORMS), named=bool(args.form)):
         print(line, flush=True)
@@ -90,7 +90,7 @@ def _faults(args: argparse.Namespace) -> list[str]:
         faults.append("name one trial: TRIAL_ID, or --best SWEEP for the best of a sweep")
     if args.preset is not None and args.best is None:
         faults.append(f"--preset {args.preset}: goes with --best SWEEP; a TRIAL_ID has its preset")
-    if args.out is not None and (fault := occupied(args.out.expanduser().absolute())):
+    if args.out is not None and (fault := occupied(at_home(args.out).absolute())):
         faults.append(fault)
     return faults
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raybench.commands.endings import EXIT_COMPLETE, ended
+from raybench.config.folders import at_home
 from raybench.errors import ConfigError, RaybenchError, ResultsError
 
 TEMPLATE = """\
@@ -123,7 +124,7 @@ def written(name: str, photos: Path | None) -> str:
     from raybench.config.document import dump
     from raybench.data import Request, find_source
 
-    path = photos.expanduser().absolute()
+    path = at_home(photos).absolute()
     if not path.is_dir():
         raise ConfigError([f"command line: --photos {photos}: no such folder"])
     source = find_source(Request("image_folder", path=str(path), image_size=32, decode_size=40), path.parent)

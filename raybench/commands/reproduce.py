@@ -16,7 +16,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
-from raybench.config.folders import named_data_root, results_root
+from raybench.config.folders import at_home, named_data_root, results_root
 from raybench.config.trial import RECIPE_VERSION
 from raybench.errors import ResultsError
 from raybench.results.manifest import environment
@@ -104,8 +104,8 @@ def run_again(found: OneTrial, folder: Path, data_root: Path | None, weights_roo
         preset=str(found.row["preset"]),
         results=folder,
         lenders=found.store.folder.parent,
-        data_root=data_root.expanduser().absolute() if data_root else None,
-        weights_root=weights_root.expanduser().absolute() if weights_root else None,
+        data_root=at_home(data_root).absolute() if data_root else None,
+        weights_root=at_home(weights_root).absolute() if weights_root else None,
         cpu=float(found.row.get("env/threads") or 1),
         gpu=1.0 if found.row.get("env/gpu") else 0.0,
         env=dict(environment()),

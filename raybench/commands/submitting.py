@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raybench.config.folders import at_home
 from raybench.errors import ConfigError, RaybenchError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def asked_for(rest: Sequence[str], sweep_parser: Parser) -> Wanted:
     if faults:
         raise ConfigError(faults)
     file = find_sweep(args.name)
-    files = {("--plugin", each): Path(each).expanduser() for each in args.plugin if each.endswith(".py")}
+    files = {("--plugin", each): at_home(each) for each in args.plugin if each.endswith(".py")}
     return Wanted(file.stem, words, {(NAME, args.name): file, **files}, args.yes or args.dry_run)
 
 

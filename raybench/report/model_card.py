@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from raybench.config.document import dump
+from raybench.config.folders import at_home
 from raybench.config.trial import OF_A_SWEEP, TrialConfig
 from raybench.report.sheet import quantity_title
 from raybench.report.statistics import binomial_interval, estimate
@@ -215,7 +216,7 @@ def shared(config: TrialConfig) -> TrialConfig:
 
 
 def _place(text: str | None) -> Any:
-    if text is None or text.startswith(OF_A_SWEEP) or not Path(text).expanduser().is_absolute():
+    if text is None or text.startswith(OF_A_SWEEP) or not at_home(text).is_absolute():
         return text
     return Path(text).name
 

@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from raybench.config.folders import at_home
 from raybench.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def folder_at(text: str) -> Folder:
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
-        return Path(text).expanduser().absolute()
+        return at_home(text).absolute()
     bucket = rest.split("/")[0]
     if "@" in bucket or ":" in bucket:
         raise ResultsError(

@@ -218,3 +218,7 @@ def test_a_stamp_tells_of_replaced_files_and_passes_over_pipes(tmp_path: Path) -
     assert stamp(tmp_path / "a") != before
     os.mkfifo(tmp_path / "pipe")
     assert {*entries(tmp_path)} == {"a", "pipe"}
+
+
+def test_a_home_of_nobody_is_a_folder_that_is_not_there() -> None:
+    assert folder_at("~nobody-of-that-name/results") == Path.cwd() / "~nobody-of-that-name" / "results"
