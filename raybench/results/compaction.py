@@ -131,6 +131,8 @@ class _Pile:
         further = rows.columns[len(self.table.schema) :]
         rows = rows.drop([name for name in further if rows[name].null_count() == rows.height])
         if rows.height:
+            if self.number > parts.LARGEST:
+                return False  # nobody would read a file of that name
             path = self.table.folder / f"compact-{self.number}.parquet"
             content = encode_compact(rows, self.table.schema)
             del rows

@@ -18,8 +18,12 @@ from raybench.results.parquet import UNREADABLE, decode
 from raybench.results.schema import polars_schema
 from raybench.results.storage import Folder, Stamp, each, entries, read, remove, stamp
 
-PART = re.compile(r"(?P<trial>[A-Za-z0-9][A-Za-z0-9_.-]*?)-a(?P<attempt>[1-9]\d*)(?:-(?P<by>trial|driver))?\.parquet")
-COMPACT = re.compile(r"compact-(?P<number>[1-9]\d*)\.parquet")
+LARGEST = 10**15 - 1
+"""Highest attempt and number of a compact file; what has more digits is none of ours and would not fit its column."""
+PART = re.compile(
+    r"(?P<trial>[A-Za-z0-9][A-Za-z0-9_.-]*?)-a(?P<attempt>[1-9][0-9]{0,14})(?:-(?P<by>trial|driver))?\.parquet"
+)
+COMPACT = re.compile(r"compact-(?P<number>[1-9][0-9]{0,14})\.parquet")
 PARTS_WIN = 1 << 62
 """Age of a part: whoever replaced it did so after any compaction that left it standing."""
 READS = 20
@@ -303,22 +307,38 @@ def _read_some_files(files: Sequence[PartFile], schema: pa.Schema) -> tuple[list
             groups.setdefault((*frame.columns, *frame.dtypes), []).append((file, frame))
     frames = []
     for group in groups.values():
-        try:
-            rows = _with_columns(_with_origin(group), schema)
-        except UNREADABLE as error:
-            unreadable |= {file.path: f"{file.path}: not a table of ours ({_first_line(error)})" for file, _ in group}
-            continue
-        # A part speaks for its own trial and attempt; whatever else has been put under its name would count twice.
-        same = (pl.col("trial_id") == pl.col("_trial")) & (pl.col("attempt") == pl.col("_attempt"))
-        compact = pl.col("_trial").is_null() & pl.col("trial_id").is_not_null() & pl.col("attempt").is_not_null()
-        strange = set(rows.filter(~(same | compact).fill_null(False))["_path"])
-        unreadable |= {
-            file.path: f"{file.path}: its rows are not of the trial and attempt in its name"
-            for file, _ in group
-            if str(file.path) in strange
-        }
-        frames.append(rows.filter(~pl.col("_path").is_in(sorted(strange))).drop("_trial", "_attempt"))
+        found, broken = _rows_of(group, schema)
+        frames += found
+        unreadable |= broken
     return frames, unreadable
+
+
+def _rows_of(
+    group: list[tuple[PartFile, pl.DataFrame]], schema: pa.Schema
+) -> tuple[list[pl.DataFrame], dict[Folder, str]]:
+    """The rows of files with equal columns; of those that cannot be taken together each for itself."""
+    try:
+        rows = _with_columns(_with_origin(group), schema)
+    except UNREADABLE as error:
+        if len(group) == 1:
+            path = group[0][0].path
+            return [], {path: f"{path}: not a table of ours ({_first_line(error)})"}
+        alone = [_rows_of([each], schema) for each in group]
+        return [frame for found, _ in alone for frame in found], {
+            k: v for _, broken in alone for k, v in broken.items()
+        }
+    # A part speaks for its own trial and attempt; whatever else has been put under its name would count twice.
+    same = (pl.col("trial_id") == pl.col("_trial")) & (pl.col("attempt") == pl.col("_attempt"))
+    compact = pl.col("_trial").is_null() & pl.col("trial_id").is_not_null() & pl.col("attempt").is_between(1, LARGEST)
+    faults = {"its rows are not of the trial and attempt in its name": ~(same | compact).fill_null(False)}
+    if "epoch" in schema.names:
+        faults["it has a row without an epoch, which count from 1"] = ~(pl.col("epoch") >= 1).fill_null(False)
+    unreadable: dict[Folder, str] = {}
+    for fault, of_row in faults.items():
+        strange = set(rows.filter(of_row)["_path"])
+        unreadable |= {file.path: f"{file.path}: {fault}" for file, _ in group if str(file.path) in strange}
+    left_out = sorted(map(str, unreadable))
+    return [rows.filter(~pl.col("_path").is_in(left_out)).drop("_trial", "_attempt")], unreadable
 
 
 def _read_file(file: PartFile) -> pl.DataFrame | str:

@@ -13,10 +13,11 @@ from pathlib import Path
 import polars as pl
 from filelock import FileLock
 
+from raybench.errors import ResultsError
 from raybench.results.compact import as_text
 from raybench.results.compaction import compact_table
 from raybench.results.parquet import encode
-from raybench.results.parts import PART, Table, Wanted
+from raybench.results.parts import LARGEST, PART, Table, Wanted
 from raybench.results.schema import (
     SETTLED,
     EpochRow,
@@ -110,12 +111,17 @@ class Store:
         return found["status"].item() if found.height else None
 
     def next_attempt(self, trial_id: str) -> int:
-        """1 + the highest attempt of which anything was ever written, readable or not; 1 when there is none."""
+        """1 + the highest attempt of which anything was ever written, readable or not; 1 when there is none.
+
+        Raises ResultsError where a file's name says that there were as many as there can be.
+        """
         highest = 0
         for table in (self._trials, self._epochs):
             rows, _ = table.read(Wanted(frozenset([trial_id]), frozenset()))
             begun = [file.attempt for file in table.files({trial_id}) if file.attempt is not None]
             highest = max([highest, *begun, *rows["attempt"].drop_nulls()])
+        if highest >= LARGEST:
+            raise ResultsError(f"{self.folder}: {trial_id} has a row or file of attempt {highest}, not ours; remove it")
         return highest + 1
 
     def check_writable(self) -> None:

@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from raybench.config.trial import DatasetConfig, DistillationConfig, ModelConfig, TeacherConfig, TrialConfig
 from raybench.errors import ResultsError
+from raybench.results import parts
 from raybench.results.schema import SETTLED, Status, epoch_schema, trial_schema
 from raybench.results.store import Store
 
@@ -182,6 +183,80 @@ def test_a_part_speaks_for_its_own_trial_and_attempt_only(rows: Rows, tmp_path: 
         assert [Path(line.split(": ")[0]).name for line in store.skipped] == ["c-a1-trial.parquet", "a-a9.parquet"]
         store.compact()
     assert store.next_attempt("a") == 10
+
+
+HUGE = f"a9{'9' * 30}"
+
+
+@pytest.mark.scenario(14)
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"trials/compact-{2**63}.parquet",
+        f"trials/compact-{2**63 - 1}.parquet",
+        "trials/compact-999999999999999.parquet",
+        f"trials/a-{HUGE}-trial.parquet",
+        f"epochs/a-{HUGE}.parquet",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_name_of_many_digits_hides_no_row(rows: Rows, tmp_path: Path, name: str, whole: bool) -> None:
+    store = Store(tmp_path)
+    for trial_id in "ab":
+        store.write_trial(rows.trial(trial_id))
+        store.write_epochs(trial_id, 1, rows.epochs(trial_id))
+    store.compact()
+    for trial_id in "cd":
+        store.write_trial(rows.trial(trial_id))
+        store.write_epochs(trial_id, 1, rows.epochs(trial_id))
+    table, _, _ = name.partition("/")
+    content = next((tmp_path / table).glob("c-a1*.parquet")).read_bytes() if whole else b"x"
+    (tmp_path / name).write_bytes(content)
+    for _ in range(2):
+        for again in (store, Store(tmp_path)):
+            assert again.trials()["trial_id"].to_list() == [*"abcd"]
+            assert again.epochs()["trial_id"].to_list() == [*"aabbccdd"]
+            assert again.next_attempt("a") == 2
+        store.compact()
+
+
+def test_an_attempt_that_nothing_can_follow_is_named(rows: Rows, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_trial(rows.trial("a"))
+    (tmp_path / "trials" / "a-a999999999999999-trial.parquet").write_bytes(b"")
+    with pytest.raises(ResultsError, match="a has a row or file of attempt 999999999999999, not ours; remove it"):
+        store.next_attempt("a")
+
+
+def test_one_file_that_cannot_be_taken_takes_no_other_with_it(
+    rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for trial_id in "abc":
+        store.write_trial(rows.trial(trial_id))
+    with_origin = parts._with_origin
+
+    def broken(group: Any) -> pl.DataFrame:
+        if any(file.trial_id == "b" for file, _ in group):
+            raise ValueError("some fault")
+        return with_origin(group)
+
+    monkeypatch.setattr(parts, "_with_origin", broken)
+    assert store.trials()["trial_id"].to_list() == ["a", "c"]
+    assert store.skipped == [f"{tmp_path}/trials/b-a1-trial.parquet: not a table of ours (some fault)"]
+
+
+@pytest.mark.parametrize("epoch", [None, 0, -3])
+def test_rows_without_a_true_epoch_are_left_out_and_named(rows: Rows, tmp_path: Path, epoch: int | None) -> None:
+    store = Store(tmp_path)
+    for trial_id in "ab":
+        store.write_epochs(trial_id, 1, rows.epochs(trial_id))
+    path = tmp_path / "epochs" / "b-a1.parquet"
+    odd = pl.when(pl.col("epoch") == 1).then(pl.lit(epoch, pl.Int64)).otherwise(pl.col("epoch")).alias("epoch")
+    foreign = pl.DataFrame(pq.ParquetFile(path).read()).with_columns(odd)
+    pq.write_table(foreign.to_arrow(), path)
+    assert store.epochs()["trial_id"].to_list() == ["a", "a"]
+    assert store.skipped == [f"{path}: it has a row without an epoch, which count from 1"]
 
 
 @pytest.mark.scenario(14)
