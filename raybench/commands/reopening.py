@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 
 from raybench.errors import ConfigError
-from raybench.results.storage import Folder, read, remove, write_atomically
+from raybench.results.storage import Folder, read_if_there, remove, write_atomically
 from raybench.results.store import Store
 from raybench.search.outcomes import Outcomes
 
@@ -17,7 +17,8 @@ REOPENED = "reopened.json"
 def reopened(rerun: Sequence[str], planned: Set[str], outcomes: Outcomes, store: Store) -> dict[str, int]:
     """Trial id -> last attempt before it was asked to run again, now or by a run that was cut off.
 
-    Raises ConfigError with every name that is neither `failed`, `diverged` nor a trial of this sweep.
+    Raises ConfigError with every name that is neither `failed`, `diverged` nor a trial of this sweep, and ResultsError
+    where what was asked before cannot be read.
     """
     pending = _asked_before(store.folder)
     faults = []
@@ -60,8 +61,8 @@ def done(folder: Folder) -> None:
 
 def _asked_before(folder: Folder) -> dict[str, int]:
     try:
-        content = json.loads(read(folder / REOPENED))
-    except (OSError, ValueError):
+        content = json.loads(read_if_there(folder / REOPENED) or b"{}")
+    except (ValueError, RecursionError):
         return {}
     asked = content if isinstance(content, dict) else {}
     return {key: value for key, value in asked.items() if isinstance(value, int)}

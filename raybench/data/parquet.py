@@ -206,7 +206,7 @@ def _hub_names(metadata: bytes | None, label: str) -> tuple[str, ...] | None:
     """The names of a ClassLabel column, as the hub's files carry them."""
     try:
         names = json.loads(metadata or b"")["info"]["features"][label]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None
 

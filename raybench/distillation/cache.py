@@ -411,7 +411,7 @@ def _put_empty(path: Path, size: int) -> None:
 def _read(path: Path) -> object:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -165,7 +165,7 @@ def options_of(text: str | None) -> dict[str, Any]:
     """The options of a model as its column has them; empty where that is no JSON object."""
     try:
         options = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return options if isinstance(options, dict) else {}
 

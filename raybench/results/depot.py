@@ -93,7 +93,7 @@ class Depot:
             content = json.loads(read(self.root / name / CONTENTS))
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ResultsError(f"{self.root / name / CONTENTS} cannot be read ({error}); remove it") from error
         return dict(content)
 

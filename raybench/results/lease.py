@@ -131,7 +131,7 @@ class Lease:
                 note = json.loads(read(self._notes / names[-1]))
             except FileNotFoundError:  # renewed since the listing
                 continue
-            except ValueError:
+            except (ValueError, RecursionError):
                 note = None
             return int(names[-1].removesuffix(".json")), note if isinstance(note, dict) else {}
 

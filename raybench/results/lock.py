@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from raybench.errors import ResultsError
 from raybench.results.lease import Lease
-from raybench.results.storage import Folder, explain, remove, write_atomically
+from raybench.results.storage import Folder, explain, read, remove, write_atomically
 
 
 class SweepLock:
@@ -84,8 +84,8 @@ class FolderLock:
     def _held(self) -> str:
         holder: Any = None
         try:
-            holder = json.loads(self._holder.read_text())
-        except (OSError, ValueError):
+            holder = json.loads(read(self._holder))
+        except (OSError, ValueError, RecursionError):
             holder = None
         if not isinstance(holder, dict):
             return f"another driver is about to run the sweep in {self.folder}; wait for it, or give --results ROOT"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import raybench
-from raybench.results.storage import Folder, read, write_atomically
+from raybench.results.storage import Folder, read_if_there, write_atomically
 
 Value = str | int | float | bool | None
 NAME = "manifest.json"
@@ -68,7 +68,7 @@ def write_manifest(folder: Folder, **content: Any) -> None:
     Usual content: command, started, ended, exit_code, trials (counts by status), environment. A run given again, that
     is with the same `started` and process, takes the place of its earlier entry, so a run may be written when it begins
     and when it ends, and one that was killed is seen by its empty `ended`. A manifest that cannot be parsed is kept
-    beside the new one as manifest.json.unreadable. Raises ResultsError when it cannot be written.
+    beside the new one as manifest.json.unreadable. Raises ResultsError when it cannot be read or written.
     """
     path = folder / NAME
     run = {
@@ -78,7 +78,7 @@ def write_manifest(folder: Folder, **content: Any) -> None:
         "git_diff": changed_code(),
         **content,
     }
-    text = _text(path)
+    text = read_if_there(path) or b""
     runs = _parsed(text)
     if runs is None:
         write_atomically(path.with_name(f"{NAME}.unreadable"), text)
@@ -89,18 +89,10 @@ def write_manifest(folder: Folder, **content: Any) -> None:
 def read_runs(folder: Folder) -> list[dict[str, Any]]:
     """The runs that `folder`/manifest.json tells of, in the order they began; changes nothing.
 
-    Empty where there is no manifest, or none that can be parsed. Raises ResultsError where an object store does not
-    answer.
+    Empty where there is no manifest, or none that can be parsed. Raises ResultsError where it cannot be read, or an
+    object store does not answer.
     """
-    return _parsed(_text(folder / NAME)) or []
-
-
-def _text(path: Folder) -> bytes:
-    """Empty where there is no such file."""
-    try:
-        return read(path)
-    except OSError:
-        return b""
+    return _parsed(read_if_there(folder / NAME) or b"") or []
 
 
 def _parsed(text: bytes) -> list[dict[str, Any]] | None:
@@ -109,7 +101,7 @@ def _parsed(text: bytes) -> list[dict[str, Any]] | None:
         return []
     try:
         return [dict(run) for run in json.loads(text)["runs"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

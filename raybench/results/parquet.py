@@ -15,6 +15,14 @@ ZEROS = b"00000000"
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError)
 """What reading a file raises that is damaged, or not ours."""
+KNOWN = (
+    *(pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal128),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+    *(pa.types.is_date, pa.types.is_time, pa.types.is_timestamp, pa.types.is_duration),
+)
+"""The types of arrow that a column of a foreign file may have, and below them those made of others."""
+NESTED = (pa.types.is_struct, pa.types.is_map, pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 DAMAGED = "its checksum does not fit: damaged, or changed by something else"
 
 
@@ -35,11 +43,22 @@ def decode(content: bytes) -> pl.DataFrame:
         # Not written here. polars ends the process over some damaged files, so what nobody vouches for is arrow's.
         table = pq.ParquetFile(pa.BufferReader(content)).read()
         table.validate(full=True)
+        if odd := [each for each in table.schema if not _plain(each.type)]:
+            raise ValueError(f"column {odd[0].name} holds {odd[0].type}")
         return pl.DataFrame(table)
     parts = (content[: place.start], ZEROS, content[place.stop :])
     if b"%08x" % functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0) != content[place]:
         raise ValueError(DAMAGED)
     return pl.read_parquet(content)
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Whether polars knows this type: it panics, on stderr, over those of which it knows nothing."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if any(known(kind) for known in NESTED):
+        return all(_plain(kind.field(place).type) for place in range(kind.num_fields))
+    return any(known(kind) for known in KNOWN)
 
 
 def place_of(content: bytes | bytearray, key: bytes, length: int) -> slice | None:

@@ -16,6 +16,7 @@ import hashlib
 import mmap
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -184,10 +185,23 @@ def create(path: Folder, content: bytes) -> bool:
 def read(path: Folder) -> bytes:
     """A file's content. Raises OSError (FileNotFoundError …), and ResultsError when an object store does not answer."""
     if isinstance(path, Path):
-        return path.read_bytes()
+        with os.fdopen(_opened(path), "rb") as file:
+            return file.read()
     with _told(path, absent_is_told=False):
         content: bytes = path.fs.cat_file(path.path)
         return content
+
+
+def _opened(path: Path) -> int:
+    """The descriptor of a file to read. Raises OSError for all else: a pipe would be waited for, for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "a pipe or device, not a file", str(path))
 
 
 def read_range(path: Folder, start: int, end: int) -> bytes:
@@ -196,7 +210,7 @@ def read_range(path: Folder, start: int, end: int) -> bytes:
         with _told(path, absent_is_told=False):
             content: bytes = path.fs.cat_file(path.path, start=start, end=end)
             return content
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _opened(path)
     try:
         parts = []
         while start < end and (part := os.pread(descriptor, end - start, start)):
@@ -220,7 +234,7 @@ def read_ranges(path: Folder, size: int, ranges: Iterable[tuple[int, int]]) -> m
         for (start, _), content in zip(wanted, found, strict=True):
             view[start : start + len(content)] = content
         return view
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _opened(path)
     try:
         for start, end in wanted:
             done = start
@@ -242,6 +256,19 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         end = max(end, stop)
     if start < end:
         yield start, end
+
+
+def read_if_there(path: Folder) -> bytes | None:
+    """A file's content; none where there is no such file. Raises ResultsError where it is there and cannot be read."""
+    try:
+        return read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ResultsError(
+            f"{path} cannot be read: {why}; mend it or take it away, then run the same command again"
+        ) from error
 
 
 def local_copy(path: Folder, folder: Path) -> Path:

@@ -41,7 +41,7 @@ class Suggestions:
             self.points = [_point(line) for line in read(path).decode().splitlines()]
         except (FileNotFoundError, NotADirectoryError):
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ResultsError(f"{path}: suggestions cannot be read ({error}); remove the file to begin anew") from None
 
     def add(self, point: dict[str, Any]) -> None:

@@ -122,13 +122,21 @@ def test_checkpoints_that_a_killed_worker_left_of_a_complete_trial_are_removed(s
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "7", '{"a": "b"}', json.dumps({LATER: 3}), json.dumps({LATER: None})],
-    ids=["empty", "torn", "list", "number", "text for an attempt", "no trial of this plan", "no attempt"],
+    ["", "{", "[]", "7", '{"a": "b"}', json.dumps({LATER: 3}), json.dumps({LATER: None}), "[" * 100_000],
+    ids=["empty", "torn", "list", "number", "text for an attempt", "no trial of this plan", "no attempt", "too deep"],
 )
 def test_a_list_of_reruns_that_is_damaged_or_foreign_reopens_nothing(settled: Settled, content: str) -> None:
     settled.settle(settled.plan().trials())
     (settled.folder / REOPENED).write_text(content)
     assert due(loaded(settled)) == set()
+
+
+def test_a_list_of_reruns_that_cannot_be_read_is_not_taken_for_none(settled: Settled) -> None:
+    settled.settle(settled.plan().trials())
+    (settled.folder / REOPENED).symlink_to(REOPENED)
+    code, _, err = settled.run("--dry-run")
+    assert code == 2
+    assert f"{REOPENED} cannot be read: Too many levels of symbolic links; mend it" in err
 
 
 def test_asking_for_an_unknown_trial_starts_and_keeps_nothing(settled: Settled) -> None:

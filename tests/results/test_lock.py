@@ -52,9 +52,10 @@ def test_lock_is_free_after_use_and_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_broken_note_still_gives_a_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("note", ["{", "[" * 100_000], ids=["torn", "too deep"])
+def test_broken_note_still_gives_a_message(tmp_path: Path, note: str) -> None:
     with SweepLock(tmp_path):
-        (tmp_path / ".lock.json").write_text("{")
+        (tmp_path / ".lock.json").write_text(note)
         with pytest.raises(ResultsError, match="another driver"), SweepLock(tmp_path):
             pass
 

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -85,7 +86,9 @@ def test_broken_manifest_is_kept_aside(tmp_path: Path) -> None:
     assert (tmp_path / "manifest.json.unreadable").read_text() == '{"runs": ['
 
 
-@pytest.mark.parametrize("content", ['{"runs": [', "[]", '{"runs": [1]}', "null", "\xff", ""])
+@pytest.mark.parametrize(
+    "content", ['{"runs": [', "[]", '{"runs": [1]}', "null", "\xff", "", "[" * 100_000], ids=range(7)
+)
 def test_a_reader_leaves_a_broken_manifest_where_it_is(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
     assert read_runs(tmp_path) == []
@@ -101,3 +104,13 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResultsError, match="a file stands"):
         write_manifest(tmp_path / "file", command="sweep a")
+
+
+@pytest.mark.parametrize("act", [read_runs, lambda folder: write_manifest(folder, command="sweep a")])
+def test_a_manifest_that_is_there_but_cannot_be_read_is_not_written_over(
+    tmp_path: Path, act: Callable[[Path], object]
+) -> None:
+    (tmp_path / "manifest.json").symlink_to("manifest.json")
+    with pytest.raises(ResultsError, match=r"manifest.json cannot be read: Too many levels of symbolic links; mend it"):
+        act(tmp_path)
+    assert (tmp_path / "manifest.json").is_symlink()

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,3 +224,21 @@ def test_a_stamp_tells_of_replaced_files_and_passes_over_pipes(tmp_path: Path) -
 
 def test_a_home_of_nobody_is_a_folder_that_is_not_there() -> None:
     assert folder_at("~nobody-of-that-name/results") == Path.cwd() / "~nobody-of-that-name" / "results"
+
+
+@pytest.mark.parametrize(
+    "how", [read, lambda path: read_range(path, 0, 9), lambda path: read_ranges(path, 9, [(0, 9)])]
+)
+def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path, how: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)
+    gone = Timer(5, os.close, [writer])  # lets a reader go who waits
+    gone.start()
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(OSError, match="a pipe or device, not a file"):
+            how(path)
+    with pytest.raises(IsADirectoryError):
+        how(tmp_path)
+    gone.cancel()
+    gone.join()
+    os.close(writer)

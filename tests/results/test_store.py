@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
@@ -244,6 +245,20 @@ def test_one_file_that_cannot_be_taken_takes_no_other_with_it(
     monkeypatch.setattr(parts, "_with_origin", broken)
     assert store.trials()["trial_id"].to_list() == ["a", "c"]
     assert store.skipped == [f"{tmp_path}/trials/b-a1-trial.parquet: not a table of ours (some fault)"]
+
+
+@pytest.mark.parametrize("kind", [pa.decimal256(60, 2), pa.list_(pa.decimal256(60, 2))])
+def test_a_type_that_is_not_read_is_told_without_a_panic(
+    rows: Rows, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: pa.DataType
+) -> None:
+    store = Store(tmp_path)
+    store.write_trial(rows.trial("a"))
+    path = tmp_path / "trials" / "b-a1-trial.parquet"
+    pq.write_table(pa.table({"x": pa.array([None], kind)}), path)
+    assert store.trials()["trial_id"].to_list() == ["a"]
+    (skipped,) = store.skipped
+    assert skipped.startswith(f"{path}: not readable as Parquet (column x holds ")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("epoch", [None, 0, -3])

@@ -241,6 +241,7 @@ def test_listed_values_keep_their_type() -> None:
         "\xff",
         '{"optimizer.lr": -1}\n',
         '{"optimizer.lr": "x"}\n',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_file_of_suggestions_is_named(tmp_path: Path, text: str) -> None:
