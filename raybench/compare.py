@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +115,9 @@ def _write(tables: Sequence[Compared], form: str, folder: Path) -> None:
     from raybench.results.storage import write_atomically
 
     for table in tables:
-        path = folder / f"{table.name.replace(' + ', '+')}-{table.preset}.{SUFFIXES.get(form, form)}"
+        # Both may come from a foreign row or folder.
+        stem = re.sub(r"[^A-Za-z0-9_.+-]", "_", f"{table.name.replace(' + ', '+')}-{table.preset}")
+        path = folder / f"{stem}.{SUFFIXES.get(form, form)}"
         write_atomically(path, table.text(form).encode())
         print(os.path.relpath(path))
 

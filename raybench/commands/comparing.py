@@ -23,11 +23,12 @@ from raybench.report.export import as_csv, as_json, records
 from raybench.report.fits import LogFit
 from raybench.report.reproduction import Reproduction, reproduction_sheet, reproductions
 from raybench.report.sheet import Sheet, make_sheet, quantity_title
+from raybench.report.statistics import LARGEST
 from raybench.report.tables import sheet_markdown
 from raybench.report.trends import trend_record, trend_sheet, trends
 from raybench.results.predictions import Predictions, read_predictions
 from raybench.results.published import published
-from raybench.results.storage import Folder, entries, read
+from raybench.results.storage import Folder, entries, explain, read
 from raybench.results.store import Store
 from raybench.search.outcomes import Outcomes
 from raybench.search.search import Search
@@ -150,11 +151,31 @@ class Compared:
 
 def sweeps_in(root: Folder) -> list[str]:
     """Names of the sweeps that have rows below `root`, where files may lie too: a README, a cluster's marks."""
-    return [name for name in entries(root) if not _is_file(root / name) and entries(root / name / "trials")]
+    return _looked_through(root)[0]
 
 
-def _is_file(path: Folder) -> bool:
-    return isinstance(path, Path) and path.is_file()  # an object store has no folder that could be one
+def _looked_through(root: Folder) -> tuple[list[str], list[str]]:
+    """The sweeps below `root`, and a note for each folder that cannot be looked into: it need not be a sweep's."""
+    found, notes = [], []
+    for name in entries(root):
+        try:
+            if _has_rows(root / name):
+                found.append(name)
+        except ResultsError as error:
+            if not isinstance(root, Path):  # the store does not answer
+                raise
+            notes.append(f"passed over: {error}")
+    return found, notes
+
+
+def _has_rows(folder: Folder) -> bool:
+    """Raises ResultsError when it cannot be looked into."""
+    try:
+        if isinstance(folder, Path) and not folder.is_dir():
+            return False  # an object store has no folder that could be a file
+    except OSError as error:
+        raise explain(error, folder) from error
+    return bool(entries(folder / "trials"))
 
 
 def compare_sweeps(root: Folder, names: Sequence[str], asked: Asked) -> list[Compared]:
@@ -162,20 +183,25 @@ def compare_sweeps(root: Folder, names: Sequence[str], asked: Asked) -> list[Com
 
     Raises ResultsError for a sweep without rows, a preset that none has, and keys and metrics that no row has.
     """
-    known = sweeps_in(root)
-    chosen = list(names) or known
-    if not known:
-        raise ResultsError(f"no results in {root} (python -m raybench.sweep makes some; --results ROOT says where)")
-    if unknown := [name for name in chosen if name not in known]:
+    chosen, passed_over = list(names), list[str]()
+    # Those named are looked for alone: whatever lies beside them is none of their business.
+    unknown = [name for name in chosen if name in ("", ".", "..") or "/" in name or not _has_rows(root / name)]
+    if unknown or not chosen:
+        known, passed_over = _looked_through(root)
+        if not known:
+            nothing = f"no results in {root} (python -m raybench.sweep makes some; --results ROOT says where)"
+            raise ResultsError("\n".join([nothing, *passed_over]))
         listed = f"{root} has {', '.join(known)}"
-        raise ResultsError("\n".join(f"{name}: no rows of such a sweep; {listed}" for name in unknown))
+        if unknown:
+            raise ResultsError("\n".join(f"{name}: no rows of such a sweep; {listed}" for name in unknown))
+        chosen = known
     stores = {name: Store(root / name) for name in chosen}
     groups = [list(stores.items())] if asked.by else [[each] for each in stores.items()]
     tables = [table for group in groups for table in _compare_together(dict(group), asked)]
     if not tables:
         wanted = f" of preset {asked.preset}" if asked.preset else ""
         raise ResultsError(f"no trial{wanted} of {', '.join(chosen)} is complete yet")
-    return tables
+    return [replace(tables[0], notes=(*tables[0].notes, *passed_over)), *tables[1:]]
 
 
 def compare_trials(root: Folder, names: Sequence[str], one: str, other: str) -> Sheet:
@@ -201,7 +227,7 @@ def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:
     presets = [asked.preset] if asked.preset else sorted(trials["preset"].drop_nulls().unique())
     tables = []
     for preset in presets:
-        rows = trials.filter(pl.col("preset") == preset)
+        rows = _measured(trials.filter(pl.col("preset") == preset))
         if rows.filter(pl.col("status") == "complete").height:
             tables.append(_table(stores, preset, rows, asked))
     return tables
@@ -257,7 +283,7 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
     rows_published = list(by_text.values())  # a row may be of several sweeps
     read_epochs = dict.fromkeys((*EPOCH_COLUMNS, metric, *(f"eval_{row.quantity}" for row in rows_published)))
     epochs = pl.concat([store.epochs(ids, read_epochs) for store in stores.values()], how="diagonal_relaxed")
-    epochs = epochs.unique(["trial_id", "epoch"], keep="first", maintain_order=True)
+    epochs = _measured(epochs.unique(["trial_id", "epoch"], keep="first", maintain_order=True))
     budget = at_equal_cost(
         results,
         epochs,
@@ -280,6 +306,17 @@ def _table(stores: dict[str, Store], preset: str, rows: pl.DataFrame, asked: Ask
         stale=found.stale,
         trials=found.rows,
         epochs=epochs,
+    )
+
+
+def _measured(rows: pl.DataFrame) -> pl.DataFrame:
+    """Without finite numbers that nothing can have measured: sums and squares of them would be none."""
+    numbers = [name for name, kind in rows.schema.items() if kind.is_float()]
+    # Of a large sweep's epochs the extremes take far less time than looking at each number.
+    ends = rows.select(pl.max_horizontal(pl.col(name).max(), -pl.col(name).min()).alias(name) for name in numbers)
+    huge = [name for name in numbers if (ends[name].item() or 0.0) > LARGEST]
+    return rows.with_columns(
+        pl.when(~pl.col(name).is_finite() | (pl.col(name).abs() <= LARGEST)).then(pl.col(name)) for name in huge
     )
 
 

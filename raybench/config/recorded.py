@@ -34,7 +34,13 @@ def recorded_trial(row: Mapping[str, Any]) -> TrialConfig:
     for key in _leaves():
         value = row.get(f"{PREFIX}{key}")
         if value is not None:
-            put(content, key, _read(key, value))
+            try:
+                put(content, key, _read(key, value))
+            except (ValueError, RecursionError) as error:
+                why = f"{key}: {str(value)[:40]!r} cannot be read ({error})"
+                raise ResultsError(
+                    f"trial {row.get('trial_id')}: not a configuration of this version: {why}"
+                ) from error
     teacher = content.get("distillation", {}).get("teacher")
     if teacher is not None and "name" not in teacher:
         content["distillation"].pop("teacher")
@@ -60,11 +66,16 @@ def _leaves() -> tuple[str, ...]:
 
 
 def _read(key: str, value: Any) -> Any:
-    """A column's value as a configuration has it: lists and options are JSON there, a size among words is text."""
+    """A column's value as a configuration has it: lists and options are JSON there, a size among words is text.
+
+    Raises ValueError or RecursionError for what is neither.
+    """
     if not isinstance(value, str):
         return value
     if _holds_json(key):
-        return json.loads(value)
+        found = json.loads(value)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # half a character is no text, NaN no number
+        return found
     return int(value) if value.isdecimal() and _holds_numbers(key) else value
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from raybench.config.sweep import better
 from raybench.report.cell_result import CellResult, Counts, Difference, PassedOver, Verdict
 from raybench.report.selection import Mode, Rank, first_best, rank_of
-from raybench.report.statistics import estimate
+from raybench.report.statistics import LARGEST, estimate
 from raybench.report.verdicts import with_verdicts
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def _test_mode(metric: str, mode: Mode, test_metric: str) -> Mode:
 
 
 def _read(trials: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
-    """The columns that a result is made from, each there: a number that is not finite is none, all else is text."""
+    """The columns that a result is made from, each there: a number that none can measure is none, all else text."""
     numbers = list(dict.fromkeys((*NUMBERS, *metrics)))
     kinds = {"trial_id": pl.String(), **dict.fromkeys(TEXTS, pl.String()), **dict.fromkeys(numbers, pl.Float64())}
     known = [name for name in kinds if name in trials.columns]
     absent = [pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in known]
     rows = trials.select(pl.col(name).cast(kinds[name]) for name in known).with_columns(absent)
-    return rows.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in numbers)
+    return rows.with_columns(pl.when(pl.col(name).abs() <= LARGEST).then(pl.col(name)) for name in numbers)
 
 
 def _of_cells(cells: Sequence[Cell], rows: pl.DataFrame) -> list[Columns]:

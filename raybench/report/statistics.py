@@ -12,6 +12,8 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 POWER = 0.8
+LARGEST = 1e60
+"""Of a number that is measured: what is larger is damage, and its fourth power, which `welch` takes, would be none."""
 MAX_SEEDS = 10_000
 """Above so many seeds a difference counts as none: nobody runs them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from raybench.commands import comparing
 from raybench.commands.comparing import Asked, Compared, compare_sweeps, sweeps_in
 from raybench.compare import main
 from raybench.config.load import load_sweep
@@ -32,6 +36,7 @@ from raybench.report.holdout import Holdout
 from raybench.report.tables import comparison_lines
 from raybench.report.trends import trends
 from raybench.results.schema import EpochRow, Status, TrialRow
+from raybench.results.storage import entries
 from raybench.results.store import Store
 
 Outcome = dict[str, Any] | None
@@ -462,6 +467,76 @@ def test_an_empty_root_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"no results in .*python -m raybench\.sweep"):
         compare_sweeps(tmp_path, [], Asked())
     assert sweeps_in(tmp_path) == []
+
+
+def foreign(root: Path, table: str, **columns: pl.Expr) -> None:
+    """Change columns of the compact file as something else would: without its checksum."""
+    (path,) = (root / "deit_reverse" / table).glob("compact-*.parquet")
+    frame = pl.read_parquet(path).with_columns(**columns)
+    path.unlink()
+    pq.write_table(frame.to_arrow(), path)
+
+
+@pytest.mark.parametrize("form", [None, "html", "latex", "json", "csv"])
+def test_huge_numbers_are_none(made: Made, form: str | None) -> None:
+    root = made()
+    sound = only(root, "deit_reverse").results[0]
+    first = pl.col("trial_id") == sound.selected[0].trial_id
+    huge = dict.fromkeys(
+        ("test_top1", "eval_top1", "device_hours", "energy", "train_time", "peak_memory"), pl.lit(-1.0e308)
+    )
+    changed = {name: pl.when(first).then(value).otherwise(pl.col(name)).alias(name) for name, value in huge.items()}
+    foreign(root, "trials", **changed)
+    alternating = pl.when(pl.int_range(pl.len()) % 2 == 0).then(1e200).otherwise(-1e308)
+    foreign(root, "epochs", eval_top1=pl.when(first).then(alternating).otherwise("eval_top1"), train_time=alternating)
+    arguments = ["--format", form] if form else []
+    assert main(["deit_reverse", "--results", str(root), *arguments]) == 0
+    table = only(root, "deit_reverse")
+    changed_cell = next(result for result in table.results if result.label == sound.label)
+    assert changed_cell.without == {sound.selected[0].trial_id: "test_top1"}
+    assert all(abs(value) < 100 for result in table.results for _, value in result.by_seed)
+
+
+def test_one_row_of_garbage_is_left_out_and_named(made: Made) -> None:
+    root = made()
+    sound = only(root, "deit_reverse")
+    trial_id = sound.results[0].selected[0].trial_id
+    augment = pl.when(pl.col("trial_id") == trial_id).then(pl.lit("garbage")).otherwise("config/dataset.augment")
+    foreign(root, "trials", **{"config/dataset.augment": augment})
+    table = only(root, "deit_reverse")
+    assert table.trials.height == sound.trials.height - 1
+    assert any(note.startswith(f"left out: trial {trial_id}: not a configuration") for note in table.notes)
+
+
+def test_what_lies_beside_the_sweeps_hides_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = made()
+    os.mkfifo(root / "a-pipe")
+    (root / "a-loop").symlink_to("a-loop")
+    (root / "lost+found").mkdir()
+    (root / "lost+found" / "trials").write_text("no folder")
+    assert sweeps_in(root) == ["deit_reverse"]
+    assert any(note.startswith(f"passed over: {root}/lost+found/trials cannot be used") for note in only(root).notes)
+    looked_at = []
+
+    def watched(folder: Path) -> dict[str, Any]:
+        looked_at.append(folder)
+        return dict(entries(folder))
+
+    monkeypatch.setattr(comparing, "entries", watched)
+    assert not any("passed over" in note for note in only(root, "deit_reverse").notes)
+    assert looked_at == [root / "deit_reverse" / "trials"]
+    for name in ("", ".", "..", "../results/deit_reverse", "deit"):
+        with pytest.raises(ResultsError, match="no rows of such a sweep"):
+            only(root, name)
+
+
+def test_a_foreign_preset_stays_in_the_folder_that_was_asked_for(made: Made, tmp_path: Path) -> None:
+    root = made(described=False)
+    foreign(root, "trials", preset=pl.lit("x/../../\0a b"))
+    out = tmp_path / "a" / "b"
+    assert main(["deit_reverse", "--results", str(root), "--format", "csv", "--out", str(out)]) == 0
+    assert [path.name for path in (tmp_path / "a").rglob("*.csv")] == ["deit_reverse-x_.._..__a_b.csv"]
+    assert [path.parent for path in tmp_path.rglob("*.csv")] == [out]
 
 
 def test_neither_torch_nor_ray_is_loaded(made: Made) -> None:

@@ -80,3 +80,21 @@ def test_what_is_no_configuration_is_named() -> None:
     }
     with pytest.raises(ResultsError, match=r"trial 0123456789ab: .*batch_size.*greater than 0"):
         recorded_trial(row)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("dataset.augment", "garbage"),
+        ("optimizer.betas", ""),
+        ("model.options", "[" * 100_000),
+        ("model.options", '{"x": NaN}'),
+        ("model.options", '{"x": "\\ud800"}'),
+        ("dataset.train_size", "9" * 5000),
+    ],
+    ids=range(6),
+)
+def test_text_that_cannot_be_read_is_named(key: str, text: str) -> None:
+    row = {"trial_id": "0123456789ab", "config/dataset.name": "digits", "config/model.name": "resnet8"}
+    with pytest.raises(ResultsError, match=f"trial 0123456789ab: not a configuration of this version: {key}: "):
+        recorded_trial({**row, f"config/{key}": text})
