@@ -21,6 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from raybench.commands.comparing import Asked as Compare
+from raybench.commands.comparing import compare_sweeps
 from raybench.commands.estimating import Estimate
 from raybench.commands.loading import Asked, load
 from raybench.commands.plan_text import plan_lines
@@ -28,8 +30,10 @@ from raybench.commands.results_text import trouble
 from raybench.commands.sweeping import Sweep, read_outcomes
 from raybench.config.costs import TrialCost
 from raybench.config.plan import Plan
+from raybench.config.price import Price
+from raybench.config.trial import trial_keys
 from raybench.errors import ResultsError
-from raybench.report.tables import comparison_lines, comparison_markdown
+from raybench.report.tables import comparison_lines, comparison_markdown, sheet_lines
 from raybench.results.lock import SweepLock
 from raybench.results.manifest import write_manifest
 from raybench.results.parts import COMPACT, PART
@@ -148,6 +152,7 @@ def folder(shared: Settled, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     shared.settle(trials[4:5], status=Status.RUNNING, ended=None)
     shared.settle(trials[5:])
     write_manifest(shared.folder, command="a command", started="then", ended=None)
+    shared.ran(plan)
     sweep = load(Asked(str(shared.file), "quick", results=str(shared.results), dry_run=True))
     assert sweep.settled_trials == 7
     return Folder(sweep, tmp_path_factory.mktemp("fuzz") / "copy", [trial.trial_id for trial in trials])
@@ -278,6 +283,92 @@ def test_any_results(folder: Folder, harms: list[Damage], further: dict[str, byt
 @given(st.lists(damages, min_size=1, max_size=3), others)
 def test_any_results_at_length(folder: Folder, harms: list[Damage], further: dict[str, bytes]) -> None:
     check(folder, harms, further)
+
+
+VALUES: list[list[Any]] = [
+    *([value, None] for value in ("", "x", "garbage", "[", "{", "[]", "[[]]", '"x"', '{"x": 1}', "NaN", "null", "all")),
+    *([value, value] for value in ("9" * 5000, "[" * 100_000, '{"x": "\\ud800"}', "é\n\x00/../", "-1", "1e999")),
+    *([value, -value] for value in (0, 1, 2**31, 2**62, 0.5, 1e-320, 1e59, 1e77, 1e154, 1e200, 1e308)),
+    [float("nan"), 1.0],
+    [float("inf"), -float("inf")],
+    [True, False],
+    [None, None],
+    [None, 1],
+    [[1], None],
+    [datetime.datetime(1, 1, 1), None],
+]
+"""What the rows of a column may be, every other one the second."""
+COMPARED = {
+    "trials": [*COLUMNS["trials"], *(f"config/{key}" for key in trial_keys()), "test_bpp", "eval_top3"],
+    "epochs": COLUMNS["epochs"],
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A column of some trials' files, written anew by something else."""
+
+    table: str
+    column: str
+    value: int
+    trials: frozenset[int]
+
+
+changes = st.sampled_from(["trials", "trials", "epochs"]).flatmap(
+    lambda table: st.builds(
+        Change,
+        table=st.just(table),
+        column=st.sampled_from(COMPARED[table]),
+        value=st.integers(0, len(VALUES) - 1),
+        trials=st.frozensets(st.integers(0, 7), min_size=1) | st.just(frozenset(range(8))),
+    )
+)
+by_keys = st.sampled_from([(), (), ("distillation.alpha",), ("optimizer.lr", "seed")])
+
+
+def check_comparison(folder: Folder, made: list[Change], by: tuple[str, ...], forms: tuple[str, ...]) -> None:
+    """Every form of the comparison is made, or it is said why none is; trials that are as they were stay in it."""
+    root = folder.copy()
+    store = folder.sweep.store
+    frames: dict[tuple[str, str], pl.DataFrame] = {}
+    for change in made:
+        for trial_id in (folder.ids[place] for place in change.trials):
+            rows = store.trials() if change.table == "trials" else store.epochs()
+            frame = frames.get((change.table, trial_id), rows.filter(pl.col("trial_id") == trial_id))
+            values = (VALUES[change.value] * frame.height)[: frame.height]
+            frames[change.table, trial_id] = frame.with_columns(pl.Series(change.column, values, strict=False))
+    for (kind, trial_id), frame in frames.items():
+        name = f"{trial_id}-a1-trial.parquet" if kind == "trials" else f"{trial_id}-a1.parquet"
+        _replace(root / kind / name, lambda draft, frame=frame: pq.write_table(frame.to_arrow(), draft))  # type: ignore[misc]
+    changed = {trial_id for _, trial_id in frames}
+    # Of fewer than four no change takes away what the others are compared by.
+    try:
+        found = compare_sweeps(root.parent, [root.name], Compare(by=by, price=Price(2.0, "somebody")))
+    except ResultsError:
+        if len(changed) < 4:
+            raise
+        return
+    for table in found:
+        assert all(table.text(form) for form in forms)
+        assert all(sheet_lines(sheet, width=160) for sheet in table.sheets())
+    notes = "\n".join(note for table in found for note in table.notes)
+    if "left out for later ones of the same configuration" not in notes:
+        there = {trial_id for table in found for trial_id in table.trials["trial_id"]}
+        complete = {*folder.ids[:2], *folder.ids[5:]}  # a preset without one has no table
+        assert there >= complete - changed
+
+
+@settings(QUICK, max_examples=10)
+@given(st.lists(changes, min_size=1, max_size=3), by_keys)
+def test_any_comparison(folder: Folder, made: list[Change], by: tuple[str, ...]) -> None:
+    check_comparison(folder, made, by, ("md", "csv"))
+
+
+@pytest.mark.slow
+@settings(LONG, max_examples=500)
+@given(st.lists(changes, min_size=1, max_size=3), by_keys)
+def test_any_comparison_at_length(folder: Folder, made: list[Change], by: tuple[str, ...]) -> None:
+    check_comparison(folder, made, by, ("md", "csv", "json", "latex", "html"))
 
 
 @dataclass(frozen=True)
