@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from raybench.report.statistics import CONFIDENCE
+from raybench.report.statistics import CONFIDENCE, LARGEST
 
 Array = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
@@ -95,7 +95,7 @@ def unfit(points: Points, least: int) -> Undetermined | None:
     """Why points do not determine a curve, which takes `least` distinct epochs; none where they may."""
     if len(points.epochs) < least:
         return Undetermined(f"{len(points.epochs)} distinct epochs, at least {least} are needed")
-    if np.ptp(points.mean) <= ROUNDING * np.max(np.abs(points.mean)):
+    if np.ptp(points.mean) <= max(ROUNDING * np.max(np.abs(points.mean)), 1 / LARGEST):
         return Undetermined(f"the curve is flat: {points.mean[0]:.6g} at all {len(points.epochs)} epochs")
     return None
 

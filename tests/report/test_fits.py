@@ -246,6 +246,7 @@ def test_interval_of_runs_of_a_power_law() -> None:
         ([1, 2, 3, 4, 5], [9.0, math.inf, 5.0, 4.0, 3.0], "the value at epoch 2 is inf"),
         ([1, 2, 3, 4, 5], [0.1] * 5, "flat"),
         ([1, 2, 3, 4, 5], [0.0] * 5, "flat"),
+        ([1, 2, 3, 4, 5], [1e-320, -1e-320, 1e-320, -1e-320, 1e-320], "flat"),
     ],
 )
 @pytest.mark.parametrize("fit", [log_fit, power_fit])
