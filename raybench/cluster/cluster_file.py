@@ -180,9 +180,7 @@ def _access(auth: object) -> Iterator[str]:
     if "ssh_user" not in auth:
         yield "auth.ssh_user: is missing"
     yield from _plain("auth.ssh_user", auth.get("ssh_user"), USER, "a user's name")
-    try:
-        at_home(str(auth.get("ssh_private_key")))
-    except RuntimeError:
+    if str(at_home(str(auth.get("ssh_private_key")))).startswith("~"):
         yield f"auth.ssh_private_key = {auth['ssh_private_key']}: there is no such user here"
 
 

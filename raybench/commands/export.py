@@ -10,7 +10,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
-from raybench.config.folders import at_home, named_data_root, results_root
+from raybench.config.folders import at_home, made_at, named_data_root, results_root
 from raybench.errors import ConfigError, ResultsError
 from raybench.results.storage import Folder, folder_at
 
@@ -64,7 +64,7 @@ def _export(args: argparse.Namespace) -> int:
         raise ConfigError(faults)
     load_plugins(args.plugin)
     found = _asked(args, folder_at(args.results))
-    out = at_home(args.out or Path("exported") / found.trial_id).absolute()
+    out = made_at(args.out or Path("exported") / found.trial_id)
     if fault := occupied(out):
         raise ConfigError([fault])
 
@@ -90,7 +90,7 @@ def _faults(args: argparse.Namespace) -> list[str]:
         faults.append("name one trial: TRIAL_ID, or --best SWEEP for the best of a sweep")
     if args.preset is not None and args.best is None:
         faults.append(f"--preset {args.preset}: goes with --best SWEEP; a TRIAL_ID has its preset")
-    if args.out is not None and (fault := occupied(at_home(args.out).absolute())):
+    if args.out is not None and (fault := occupied(made_at(args.out))):
         faults.append(fault)
     return faults
 

@@ -11,7 +11,7 @@ from raybench.commands.arguments import add_plugin
 from raybench.commands.endings import EXIT_COMPLETE, EXIT_TROUBLE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import find_trial
-from raybench.config.folders import at_home, named_data_root, results_root
+from raybench.config.folders import at_home, made_at, named_data_root, results_root
 from raybench.config.names import nearest
 from raybench.errors import ConfigError, RaybenchError
 
@@ -82,7 +82,7 @@ def _show(args: argparse.Namespace) -> int:
 
     shown = Finished(
         found,
-        at_home(args.out or Path("shown") / found.trial_id),
+        made_at(args.out or Path("shown") / found.trial_id),
         at_home(root).absolute() if root else None,
         tuple(args.image),
         at_home(args.weights_root).absolute() if args.weights_root else None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from raybench.commands.arguments import add_plugin, positive
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.given import load_plugins
-from raybench.config.folders import at_home, results_root
+from raybench.config.folders import made_at, results_root
 from raybench.errors import ConfigError, ResultsError
 from raybench.results.storage import Folder, folder_at
 from raybench.results.store import Store
@@ -96,7 +96,7 @@ def _mlflow(args: argparse.Namespace, name: str) -> tuple[Sink, str, str]:
 def _wandb(args: argparse.Namespace, name: str) -> tuple[Sink, str, str]:
     from raybench.sinks.wandb_runs import WandbRuns
 
-    folder = at_home(args.to or ".")
+    folder = made_at(args.to or ".")
     command = f"wandb sync --include-offline {shlex.quote(str(folder / 'wandb'))}/offline-run-*"
     return WandbRuns(folder.absolute(), name), f"project {name} in {folder / 'wandb'}", f"to upload them:  {command}"
 

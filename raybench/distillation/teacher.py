@@ -35,8 +35,8 @@ class TeacherRecord:
     """Millions."""
     prepare_time: float
     """Seconds."""
-    weights_digest: str = field(compare=False)
-    """SHA-256 of the file of its weights, whose header may list the same in another order."""
+    weights_digest: str = field(default="", compare=False)
+    """SHA-256 of the file of its weights, whose header may list the same in another order; "" of former records."""
 
     @property
     def near_chance(self) -> bool:

@@ -178,12 +178,8 @@ def _for_channels(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
     named = getattr(module, "pretrained_cfg", {}).get("first_conv") or ()
     for name in (named,) if isinstance(named, str) else named:
         mine, theirs = own.get(key := f"{name}.weight"), state.get(key)
-        if mine is None or theirs is None or mine.ndim != 4 or theirs.ndim != 4 or theirs.shape[1] % RGB:
-            continue
-        # A stem that folds space into channels has a multiple of them.
-        channels, rest = divmod(mine.shape[1] * RGB, theirs.shape[1])
-        if channels != RGB and not rest:
-            adapted[key] = adapt_input_conv(channels, theirs)
+        if mine is not None and theirs is not None and mine.ndim == theirs.ndim == 4 and theirs.shape[1] == RGB:
+            adapted[key] = adapt_input_conv(mine.shape[1], theirs)
     return adapted
 
 

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from raybench.config.folders import at_home
+from raybench.config.folders import made_at
 from raybench.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def folder_at(text: str) -> Folder:
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
-        return at_home(text).absolute()
+        return made_at(text)
     bucket = rest.split("/")[0]
     if "@" in bucket or ":" in bucket:
         raise ResultsError(

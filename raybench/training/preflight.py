@@ -157,7 +157,8 @@ def _open(
         return
     except OSError as error:  # a name too long, or what this user may not see
         place = where("dataset.path" if dataset.path else "dataset.name")
-        faults[f"{place}: {dataset.name}: {error.strerror or error}: {brief(str(error.filename))}"] = False
+        file = f": {brief(str(error.filename))}" if error.filename else ""
+        faults[f"{place}: {dataset.name}: {error.strerror or error}{file}"] = False
         return
     if dataset.fingerprint and dataset.fingerprint != found.fingerprint:
         faults[f"{dataset.name}: fingerprint {found.fingerprint} here, {dataset.fingerprint} asked for"] = False

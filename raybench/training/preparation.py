@@ -37,7 +37,7 @@ from raybench.errors import RaybenchError
 from raybench.models import count_parameters
 from raybench.models.builder import BuiltModel
 from raybench.models.macs import count_macs
-from raybench.results.depot import depot
+from raybench.results.depot import MARK, depot
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device, out_of_memory, where_computed, workers
@@ -151,6 +151,7 @@ def _in_depot(folder: Path) -> str:
 def _forget(folder: Path) -> None:
     """Remove what speaks of an earlier teacher here, whose weights are gone: the next one may have other bits."""
     (folder / RECORD).unlink(missing_ok=True)
+    (folder / MARK).unlink(missing_ok=True)
     for logits in folder.glob("logits-*"):
         shutil.rmtree(logits)
 
@@ -159,7 +160,8 @@ def _ready(folder: Path) -> TeacherRecord | None:
     """The record of a teacher whose weights are there as they were written."""
     record, weights = TeacherRecord.load(folder), folder / WEIGHTS
     try:
-        if record is None or _digest_of(weights, _version(weights)) == record.weights_digest:
+        version = _version(weights)
+        if record is None or record.weights_digest in ("", _digest_of(weights, version)):
             return record
     except FileNotFoundError:
         return None
@@ -268,7 +270,17 @@ def load_teacher(config: TrialConfig, setup: Setup, device: Device) -> Teacher:
     mean, std, size = tuple(about["mean"]), tuple(about["std"]), about["image_size"]
     bare = own.model.model_copy(update={"weights": "none", "mean": mean, "std": std, "image_size": size})
     built = make_model(bare, config.dataset, data, setup)
-    built.module.load_state_dict(load_file(path))
+    try:
+        built.module.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        # Whoever asks next prepares it again, or has it from a depot once more.
+        path.with_name(RECORD).unlink(missing_ok=True)
+        store = depot()
+        also = "" if store is None else f", after removing {store.root / _in_depot(path.parent)}"
+        raise RaybenchError(
+            f"{path} is of another version of {own.model.name} ({str(error).splitlines()[-1].strip()}); "
+            f"run the same command again with --rerun failed{also}: the teacher is prepared anew"
+        ) from error
     return Teacher(built, device.device, device.autocast_dtype)
 
 

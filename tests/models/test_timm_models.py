@@ -133,11 +133,14 @@ def test_a_file_for_rgb_is_fitted_to_grey_images_as_published_weights_are(hub: P
     models.check_weights(ModelConfig(name=name, weights=str(file)), bare)
 
 
-def test_a_file_for_other_channels_than_rgb_is_refused(tmp_path: Path) -> None:
-    grey = built(ModelConfig(name="test_resnet"), in_channels=1).module
-    save_file(grey.state_dict(), tmp_path / "grey.safetensors")
-    with pytest.raises(WeightsError, match=r"of another shape: conv1\.0\.weight \(\d+, 1, 3, 3\) where"):
-        built(ModelConfig(name="test_resnet", weights=str(tmp_path / "grey.safetensors")))
+@pytest.mark.parametrize(("theirs", "ours"), [(1, 3), (6, 4), (6, 2)])
+def test_a_file_for_other_channels_than_rgb_is_refused(tmp_path: Path, theirs: int, ours: int) -> None:
+    save_file(
+        built(ModelConfig(name="test_resnet"), in_channels=theirs).module.state_dict(), tmp_path / "a.safetensors"
+    )
+    shapes = rf"of another shape: conv1\.0\.weight \(\d+, {theirs}, 3, 3\) where \(\d+, {ours}, 3, 3\)"
+    with pytest.raises(WeightsError, match=shapes):
+        built(ModelConfig(name="test_resnet", weights=str(tmp_path / "a.safetensors")), in_channels=ours)
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_checkpoints(remote: Folder, caplog: pytest.LogCaptureFixture) -> None:
     state = Checkpoints(folder, attempt=2).newest()
     assert state is not None
     assert state["epoch"] == 2
-    assert "not readable, the one before is used" in caplog.text
+    assert "not readable; the one before is used" in caplog.text
     checkpoints.clear()
     assert entries(folder) == {}
 

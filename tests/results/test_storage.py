@@ -222,8 +222,9 @@ def test_a_stamp_tells_of_replaced_files_and_passes_over_pipes(tmp_path: Path) -
     assert {*entries(tmp_path)} == {"a", "pipe"}
 
 
-def test_a_home_of_nobody_is_a_folder_that_is_not_there() -> None:
-    assert folder_at("~nobody-of-that-name/results") == Path.cwd() / "~nobody-of-that-name" / "results"
+def test_a_home_of_nobody_is_no_place_for_results() -> None:
+    with pytest.raises(ResultsError, match="there is no user nobody-of-that-name here"):
+        folder_at("~nobody-of-that-name/r")
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,18 @@ def test_a_machine_that_has_a_teacher_already_brings_it(machines: Machines) -> N
     assert ensure_teacher(TRIAL, SETUP) == record
     machines.be("second")
     assert find_teacher(planned()) == record
+
+
+def test_a_teacher_prepared_instead_of_a_lost_copy_is_not_taken_for_the_depots(machines: Machines) -> None:
+    trial = planned()
+    machines.be("a")
+    ensure_teacher(trial, SETUP)
+    content = (teacher_folder(trial) / WEIGHTS).read_bytes()
+    for path in (teacher_folder(trial) / WEIGHTS, teacher_folder(trial) / "teacher.json"):
+        path.unlink()
+    machines.be("a", alone=True)
+    ensure_teacher(trial, SETUP)
+    (teacher_folder(trial) / WEIGHTS).write_bytes(b"of other bits")
+    machines.be("a")
+    ensure_teacher(trial, SETUP)
+    assert (teacher_folder(trial) / WEIGHTS).read_bytes() == content

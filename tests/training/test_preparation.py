@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raybench.config.trial import TrialConfig
@@ -296,6 +298,24 @@ def test_a_teacher_that_was_damaged_is_prepared_again(damage: str, caplog: pytes
     assert replace(found, prepare_time=0) == replace(record, prepare_time=0)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(trial).items())
     assert (f"{path} is damaged" in caplog.text) == (damage != "record")
+
+
+def test_a_teacher_of_another_version_of_its_model_is_prepared_again_once_it_was_told() -> None:
+    trial = config("none")
+    ensure_teacher(trial, SETUP)
+    path = teacher_folder(trial) / "weights.safetensors"
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    others = weights(trial) | {"linear.bias": torch.zeros(7)}
+    save_file(others, path.with_name("others"), about)
+    path.with_name("others").replace(path)
+    record = path.with_name("teacher.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"weights_digest": ""}))  # as of a former record
+    ensure_teacher(trial, SETUP)
+    with pytest.raises(RaybenchError, match=r"another version of resnet8 .*linear.bias.* with --rerun failed"):
+        load_teacher(trial, SETUP, CPU)
+    ensure_teacher(trial, SETUP)
+    load_teacher(trial, SETUP, CPU)
 
 
 @pytest.mark.parametrize("lost", ["weights.safetensors", "teacher.json"])
