@@ -221,6 +221,7 @@ class Compact:
         self._footer = footer
         self._first, self._trials, self.height, self._sum = (int(layout[at : at + 8], 16) for at in range(0, 32, 8))
         self._before = before[-4 * self._trials :]
+        self._within: dict[tuple[Any, ...], bool] = {}
 
     def held(self, trial_ids: Iterable[str]) -> set[str]:
         """Those of which there are rows here, rarely one more; all of them where the directory is damaged.
@@ -264,6 +265,23 @@ class Compact:
             rows = self._read([group for group in groups if self._may_hold(group, held)], columns)
             rows = rows.filter(pl.col("trial_id").is_in(held))
         return as_text(rows)
+
+    def within(self, name: str, least: Any, most: Any) -> bool:
+        """Whether every value of a column is there and from `least` to `most`, as far as the footer tells."""
+        if (name, least, most) not in self._within:
+            self._within[name, least, most] = name in self._names and self._is_within(name, least, most)
+        return self._within[name, least, most]
+
+    def _is_within(self, name: str, least: Any, most: Any) -> bool:
+        place = self._names.index(name)
+        groups = map(self._metadata.row_group, range(self._metadata.num_row_groups))
+        found = [group.column(place).statistics for group in groups]
+        return all(
+            each is not None
+            and (each.has_null_count and each.null_count == 0)
+            and (isinstance(each.min, type(least)) and least <= each.min and each.max <= most)
+            for each in found
+        )
 
     def categories(self, columns: Collection[str]) -> pl.DataFrame:
         """All rows of these columns, text that repeats as categories. Raises as `rows` does."""

@@ -7,6 +7,7 @@ looked at all that hold the same trials, so that of two that hold the same row t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from raybench.results import parts
 from raybench.results.compact import encode_compact
 from raybench.results.parts import PartFile, Table
 from raybench.results.storage import Folder, create, each, remove, stamp
+
+logger = logging.getLogger(__name__)
 
 STALE_AFTER_S = 3600.0
 """Age at which a temporary file has certainly lost its writer."""
@@ -79,13 +82,15 @@ class _Pile:
         self.done: set[str] = set()
         """Trials of all rows that were ever here."""
         self.unreadable: set[Folder] = set()
-        """Files of which something was not read when it was wanted, and which stay."""
+        """Files of which something was not read when it was wanted, or rows were left out, and which stay."""
 
     def add_file(self, file: PartFile) -> bool:
         """Read a small compact file, with all else that there is of its trials. False as `add` says."""
         found, unreadable = self.table.load([file], columns=[])
         if unreadable:
-            self._leave(unreadable)
+            self.unreadable.update(unreadable)
+            if not found.height and self.table.compact(file) is None:
+                self.compacts.remove(file)  # nothing can be read of it, nor is it tried again for each few trials
             return stamp(file.path) is not None
         return self.add(found["trial_id"].unique(), [file])
 
@@ -99,20 +104,13 @@ class _Pile:
         rows, unreadable = self.table.load([*parts_of_them, *self.compacts], ids)
         if any(stamp(path) is None for path in unreadable):
             return False
-        self._leave(unreadable)
+        self.unreadable.update(unreadable)
         self.done |= ids
         self.compacts = [file for file in self.compacts if file not in files]
         self.rows.append(self.chosen(rows.filter(~pl.col("trial_id").is_in(self._settled_elsewhere(rows)))))
         self.files += [file for file in (*files, *parts_of_them) if file.path not in self.unreadable]
         values = sum(each.height for each in self.rows) * len(self.table.schema)
         return values < parts.LARGE_VALUES or self.write()
-
-    def _leave(self, unreadable: Iterable[Folder]) -> None:
-        """These stay; those of which nothing can be read are not tried again for each few trials."""
-        self.unreadable.update(unreadable)
-        self.compacts = [
-            file for file in self.compacts if file.path not in self.unreadable or self.table.compact(file) is not None
-        ]
 
     def _settled_elsewhere(self, rows: pl.DataFrame) -> list[str]:
         """Trials of which a large file has the row that counts: those stay where they are, and only there."""
@@ -132,7 +130,11 @@ class _Pile:
         rows = rows.drop([name for name in further if rows[name].null_count() == rows.height])
         if rows.height:
             if self.number > parts.LARGEST:
-                return False  # nobody would read a file of that name
+                logger.warning(
+                    "%s is not ours: no number is left above it, so nothing here is compacted; give it a lower number",
+                    self.table.folder / f"compact-{self.number - 1}.parquet",
+                )
+                return False
             path = self.table.folder / f"compact-{self.number}.parquet"
             content = encode_compact(rows, self.table.schema)
             del rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ class Table:
         return rows, [file for file in files if file.path not in unreadable]
 
     def read_alone(self, columns: Iterable[str]) -> pl.DataFrame | None:
-        """These columns of the one compact file that is all there is; none where there is more, or it is damaged.
+        """These columns of the one compact file that is all there is; none where there is more, or not all is sound.
 
         For a table of one row a trial: every row counts then, and no time goes into telling whose it is. Text that
         repeats comes as categories.
@@ -166,6 +166,8 @@ class Table:
             if index is None:
                 return None
             try:
+                if not _keys_fit(index, self.schema):
+                    return None
                 found = index.categories(wanted := frozenset(columns))
             except UNREADABLE:
                 return None
@@ -186,7 +188,7 @@ class Table:
         trial_ids: frozenset[str] | None = None,
         columns: Iterable[str] | None = None,
     ) -> tuple[pl.DataFrame, dict[Folder, str]]:
-        """Rows in these files, all or of some trials, and a line for each unreadable file; nothing is kept."""
+        """Rows in these files, all or of some trials, and a line for each not wholly readable; nothing is kept."""
         wanted = Wanted(trial_ids, None if columns is None else frozenset(columns))
         with self._reading:
             return self._load(files, wanted, keep=False)
@@ -220,7 +222,8 @@ class Table:
             if isinstance(rows, str):
                 unreadable[file.path] = f"{file.path}: not readable as Parquet ({rows})"
             elif rows is not None:
-                frames.append(rows)
+                frames.append(rows[0])
+                unreadable |= _of_files([file], rows[1])
         rows = pl.concat(frames, how="diagonal") if frames else _empty(self._columns(wanted))
         in_order = {file.path: unreadable[file.path] for file in files if file.path in unreadable}
         return self._without_empty(rows), in_order
@@ -236,14 +239,18 @@ class Table:
         index = self.compact(file)
         return index if index is not None and (not wanted.everything or self.is_large(index)) else None
 
-    def _some(self, file: PartFile, index: Compact, wanted: Wanted) -> pl.DataFrame | str | None:
-        """The rows of a compact file that are wanted, or why they cannot be had; none where there are none."""
-        columns = None if wanted.columns is None else [*wanted.columns, "trial_id", "attempt"]
+    def _some(self, file: PartFile, index: Compact, wanted: Wanted) -> tuple[pl.DataFrame, dict[str, str]] | str | None:
+        """The rows of a compact file that are wanted, as of `_sound`; or why they cannot be had; none if none are."""
         try:
             if wanted.trial_ids is not None and not index.held(wanted.trial_ids):
                 return None
-            rows = index.rows(wanted.trial_ids, columns, last=wanted.last)
-            return _of_file(file, rows, self._columns(wanted))
+            known = _keys_fit(index, self.schema)
+            if not known:  # of a trial's rows, the one that would be its last may be none
+                columns = None if wanted.columns is None else wanted.columns | {"epoch"}
+                wanted = replace(wanted, columns=columns, last=False)
+            columns = None if wanted.columns is None else wanted.columns | {"trial_id", "attempt"}
+            rows = _of_file(file, index.rows(wanted.trial_ids, columns, last=wanted.last), self._columns(wanted))
+            return (rows.drop("_trial", "_attempt"), {}) if known else _sound(rows, self.schema)
         except UNREADABLE as error:
             return _first_line(error)
 
@@ -327,18 +334,39 @@ def _rows_of(
         return [frame for found, _ in alone for frame in found], {
             k: v for _, broken in alone for k, v in broken.items()
         }
+    rows, faults = _sound(rows, schema)
+    return [rows], _of_files([file for file, _ in group], faults)
+
+
+def _of_files(files: Iterable[PartFile], faults: dict[str, str]) -> dict[Folder, str]:
+    return {file.path: faults[str(file.path)] for file in files if str(file.path) in faults}
+
+
+def _sound(rows: pl.DataFrame, schema: pa.Schema) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows that can be ours; and path -> a line for people about those of the file that cannot, which go."""
     # A part speaks for its own trial and attempt; whatever else has been put under its name would count twice.
     same = (pl.col("trial_id") == pl.col("_trial")) & (pl.col("attempt") == pl.col("_attempt"))
     compact = pl.col("_trial").is_null() & pl.col("trial_id").is_not_null() & pl.col("attempt").is_between(1, LARGEST)
-    faults = {"its rows are not of the trial and attempt in its name": ~(same | compact).fill_null(False)}
+    fits = {"not of the trial and attempt in its name": same | compact}
     if "epoch" in schema.names:
-        faults["it has a row without an epoch, which count from 1"] = ~(pl.col("epoch") >= 1).fill_null(False)
-    unreadable: dict[Folder, str] = {}
-    for fault, of_row in faults.items():
-        strange = set(rows.filter(of_row)["_path"])
-        unreadable |= {file.path: f"{file.path}: {fault}" for file, _ in group if str(file.path) in strange}
-    left_out = sorted(map(str, unreadable))
-    return [rows.filter(~pl.col("_path").is_in(left_out)).drop("_trial", "_attempt")], unreadable
+        fits["without an epoch, which count from 1"] = pl.col("epoch") >= 1
+    fault = pl.coalesce(pl.when(~fit.fill_null(False)).then(pl.lit(why)) for why, fit in fits.items())
+    rows = rows.with_columns(fault.alias("_fault"))
+    faulty = rows.filter(pl.col("_fault").is_not_null())
+    counts = faulty.group_by("_path", "_fault", maintain_order=True).len()
+    faults: dict[str, str] = {}
+    for path, why, count in counts.iter_rows():
+        faults[path] = f"{faults[path]}; " if path in faults else f"{path}: left out "
+        faults[path] += f"{count:,} row{'s' * (count != 1)} {why}"
+    if faulty.height:
+        rows = rows.filter(pl.col("_fault").is_null())
+    return rows.drop("_fault", "_trial", "_attempt"), faults
+
+
+def _keys_fit(index: Compact, schema: pa.Schema) -> bool:
+    """Whether a compact file's footer tells that all its rows are sound, so that none need be looked at."""
+    numbers = [name for name in ("attempt", "epoch") if name in schema.names]
+    return index.within("trial_id", "", "\U0010ffff") and all(index.within(name, 1, LARGEST) for name in numbers)
 
 
 def _read_file(file: PartFile) -> pl.DataFrame | str:
@@ -368,7 +396,7 @@ def _of_file(file: PartFile, rows: pl.DataFrame, schema: pa.Schema) -> pl.DataFr
     """Rows of a compact file with the columns of `schema`, and what is known of each by the file."""
     origin = zip(ORIGIN.items(), (str(file.path), file.age, None, None), strict=True)
     rows = rows.with_columns(pl.lit(value, kind).alias(name) for (name, kind), value in origin)
-    return _with_columns(rows, schema).drop("_trial", "_attempt")
+    return _with_columns(rows, schema)
 
 
 def _empty(schema: pa.Schema) -> pl.DataFrame:

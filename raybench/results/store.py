@@ -83,7 +83,8 @@ class Store:
         """One row a trial and epoch, of each trial's highest attempt, in order of both; all or those named.
 
         With `columns` those of them that there are. What is not asked for is not read from compact files, so damage
-        there goes unnoticed; other files that cannot be read are left out and named in `skipped`.
+        there goes unnoticed; other files that cannot be read are left out and named in `skipped`, as are rows without
+        an epoch from 1 on.
         """
         ids = None if trial_ids is None else frozenset(trial_ids)
         if columns is None:

@@ -330,3 +330,87 @@ def test_the_tables_are_those_of_a_store_that_never_compacts(rows: Rows, tmp_pat
             assert known.status_at(trial_id, highest) == mirror.status_at(trial_id, highest)
     assert_frame_equal(Store(tmp_path / "a").epochs(), mirror.epochs())
     assert len(trial_schema()) > len(epoch_schema()), "so that trials are large sooner"
+
+
+def foreign_compact(folder: Path, number: int, frame: pl.DataFrame, *, ours: bool) -> Path:
+    """A file of that name with these rows, laid out as ours or as anybody's."""
+    path = folder / f"compact-{number}.parquet"
+    content = encode_compact(frame, epoch_schema() if "epoch" in frame.columns else trial_schema())
+    path.write_bytes(content) if ours else pq.write_table(
+        pq.read_table(pa.BufferReader(content)).replace_schema_metadata(), path
+    )
+    return path
+
+
+@pytest.mark.scenario(14)
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("odd", [{"epoch": None}, {"epoch": 0}, {"attempt": None}, {"attempt": 10**15}])
+def test_an_odd_row_of_a_compact_file_is_left_out_and_no_other(
+    rows: Rows, tmp_path: Path, odd: dict[str, int | None], ours: bool, large: bool
+) -> None:
+    store = Store(tmp_path)
+    for number in range(12 if large else 4):
+        settle(rows, store, f"t{number:02d}")
+    sound = store.epochs()
+    store.compact()
+    (path,) = (tmp_path / "epochs").glob("compact-1.parquet")
+    written = pl.DataFrame(pq.read_table(path))
+    strange = written.filter(pl.col("trial_id") == "t01").head(1).with_columns(pl.lit(9, pl.Int64).alias("epoch"))
+    strange = strange.with_columns(pl.lit(value, pl.Int64).alias(name) for name, value in odd.items())
+    foreign_compact(tmp_path / "epochs", 1, pl.concat([written, strange]), ours=ours)
+
+    def check(expected: pl.DataFrame) -> None:
+        for again in (store, Store(tmp_path)):
+            assert_frame_equal(again.epochs(), expected)
+            assert len(again.skipped) == 1
+            assert again.skipped[0].startswith(f"{path}: left out 1 row ")
+            assert_frame_equal(again.epochs(columns=["epoch"]), expected.select("epoch"))
+            assert_frame_equal(
+                again.epochs(["t01"], ["eval_top1"]), expected.filter(pl.col("trial_id") == "t01")[["eval_top1"]]
+            )
+            assert again.epochs(["t00"]).height == 5
+            last = expected.group_by("trial_id", maintain_order=True).agg(pl.col("epoch").last())
+            assert_frame_equal(again.final_epochs(["trial_id", "epoch"]), last)
+            assert again.next_attempt("t01") == 2
+
+    check(sound)
+    for name in ("u00", "u01"):
+        settle(rows, store, name)
+        store.compact()
+        sound = pl.concat(
+            [sound, sound.filter(pl.col("trial_id") == "t00").with_columns(pl.lit(name).alias("trial_id"))]
+        )
+        check(sound)
+    others = pl.concat([pl.DataFrame(pq.read_table(each)) for each in path.parent.iterdir() if each != path])
+    assert {"u00", "u01"} <= {*others["trial_id"]} <= {"t09", "t10", "t11", "u00", "u01"}
+    assert path.exists()
+
+
+def test_an_odd_row_of_a_trial_is_left_out_of_a_column_alone(rows: Rows, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for trial_id in "abc":
+        settle(rows, store, trial_id)
+    store.compact()
+    written = pl.DataFrame(pq.read_table(tmp_path / "trials" / "compact-1.parquet"))
+    odd = pl.when(pl.col("trial_id") == "b").then(None).otherwise("attempt").alias("attempt")
+    path = foreign_compact(tmp_path / "trials", 1, written.with_columns(odd), ours=True)
+    assert store.trials(["trial_id"])["trial_id"].to_list() == ["a", "c"]
+    assert store.skipped == [f"{path}: left out 1 row not of the trial and attempt in its name"]
+
+
+@pytest.mark.scenario(14)
+def test_a_highest_number_that_is_not_ours_is_named(
+    rows: Rows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    settle(rows, store, "a")
+    store.compact()
+    path = (tmp_path / "epochs" / "compact-1.parquet").rename(tmp_path / "epochs" / "compact-999999999999999.parquet")
+    settle(rows, store, "b")
+    store.compact()
+    assert f"{path} is not ours: no number is left above it" in caplog.text
+    assert store.epochs()["trial_id"].to_list() == ["a"] * 5 + ["b"] * 5
+    path.rename(path.with_name("compact-7.parquet"))
+    store.compact()
+    assert [each.name for each in (tmp_path / "epochs").iterdir()] == ["compact-8.parquet"]

@@ -270,8 +270,11 @@ def test_rows_without_a_true_epoch_are_left_out_and_named(rows: Rows, tmp_path: 
     odd = pl.when(pl.col("epoch") == 1).then(pl.lit(epoch, pl.Int64)).otherwise(pl.col("epoch")).alias("epoch")
     foreign = pl.DataFrame(pq.ParquetFile(path).read()).with_columns(odd)
     pq.write_table(foreign.to_arrow(), path)
-    assert store.epochs()["trial_id"].to_list() == ["a", "a"]
-    assert store.skipped == [f"{path}: it has a row without an epoch, which count from 1"]
+    for _ in range(2):
+        for columns in (None, ["trial_id"]):
+            assert store.epochs(columns=columns)["trial_id"].to_list() == ["a", "a", "b"]
+            assert store.skipped == [f"{path}: left out 1 row without an epoch, which count from 1"]
+        store.compact()
 
 
 @pytest.mark.scenario(14)
