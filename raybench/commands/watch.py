@@ -57,8 +57,9 @@ def _watch(folder: Folder, once: bool) -> int:
     if once or not console.is_terminal:
         console.print(render(Look.at(store)))
         return EXIT_COMPLETE
-    with Live(render(Look.at(store)), console=console, refresh_per_second=1) as live:
-        while not (look := Look.at(store)).over:
+    look = Look.at(store)
+    with Live(render(look), console=console, refresh_per_second=1) as live:
+        while not (look := Look.at(store, look)).over:
             live.update(render(look))
             time.sleep(EVERY_S)
         live.update(render(look))
@@ -78,8 +79,8 @@ class Look:
     """The latest run of its manifest."""
 
     @classmethod
-    def at(cls, store: Store) -> Look:
-        """Read what there is now."""
+    def at(cls, store: Store, before: Look | None = None) -> Look:
+        """Read what there is now. A manifest that cannot be read counts as it did `before`."""
         metric = _metric(store.folder)
         trials = store.trials([*COLUMNS, *MORE]).sort("ended", "started", nulls_last=True)
         shown = [*_recent(trials)["trial_id"], *_running(trials)["trial_id"]]
@@ -89,8 +90,13 @@ class Look:
             for trial_id, value in epochs.select("trial_id", metric).iter_rows():
                 if value is not None:
                     curves.setdefault(trial_id, []).append(value)
-        runs = read_runs(store.folder)
-        return cls(trials, curves, metric, runs[-1] if runs else None)
+        try:
+            run = next(reversed(read_runs(store.folder)), None)
+        except ResultsError:  # on a network file system perhaps for a moment
+            if before is None:
+                raise
+            run = before.run
+        return cls(trials, curves, metric, run)
 
     @property
     def over(self) -> bool:
