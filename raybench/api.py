@@ -151,10 +151,11 @@ def run_sweep(
 
 def load_results(name: str, results: str | Path = "results") -> Results:
     """The results of a sweep that was run. Raises ResultsError where there are none, naming those there are."""
-    from raybench.commands.comparing import sweeps_in
+    from raybench.commands.comparing import looked_through
 
     root = folder_at(str(results))
     if not entries(root / name / "trials"):
-        known = ", ".join(sweeps_in(root)) or "nothing"
-        raise ResultsError(f"{name}: no rows of such a sweep in {root}; it has {known}")
+        known, passed_over = looked_through(root)
+        unknown = f"{name}: no rows of such a sweep in {root}; it has {', '.join(known) or 'nothing'}"
+        raise ResultsError("\n".join([unknown, *passed_over]))
     return Results(root / name)

@@ -151,10 +151,18 @@ class Compared:
 
 def sweeps_in(root: Folder) -> list[str]:
     """Names of the sweeps that have rows below `root`, where files may lie too: a README, a cluster's marks."""
-    return _looked_through(root)[0]
+    return looked_through(root)[0]
 
 
-def _looked_through(root: Folder) -> tuple[list[str], list[str]]:
+def check_known(root: Folder, name: str) -> None:
+    """Raises ResultsError where no sweep of this name has rows, with those that have and what was passed over."""
+    known, passed_over = looked_through(root)
+    if name not in known:
+        unknown = f"{name}: no rows of such a sweep; {root} has {', '.join(known) or 'none'}"
+        raise ResultsError("\n".join([unknown, *passed_over]))
+
+
+def looked_through(root: Folder) -> tuple[list[str], list[str]]:
     """The sweeps below `root`, and a note for each folder that cannot be looked into: it need not be a sweep's."""
     found, notes = [], []
     for name in entries(root):
@@ -187,13 +195,14 @@ def compare_sweeps(root: Folder, names: Sequence[str], asked: Asked) -> list[Com
     # Those named are looked for alone: whatever lies beside them is none of their business.
     unknown = [name for name in chosen if name in ("", ".", "..") or "/" in name or not _has_rows(root / name)]
     if unknown or not chosen:
-        known, passed_over = _looked_through(root)
+        known, passed_over = looked_through(root)
         if not known:
             nothing = f"no results in {root} (python -m raybench.sweep makes some; --results ROOT says where)"
             raise ResultsError("\n".join([nothing, *passed_over]))
         listed = f"{root} has {', '.join(known)}"
         if unknown:
-            raise ResultsError("\n".join(f"{name}: no rows of such a sweep; {listed}" for name in unknown))
+            told = [f"{name}: no rows of such a sweep; {listed}" for name in unknown]
+            raise ResultsError("\n".join([*told, *passed_over]))
         chosen = known
     stores = {name: Store(root / name) for name in chosen}
     groups = [list(stores.items())] if asked.by else [[each] for each in stores.items()]
@@ -209,16 +218,18 @@ def compare_trials(root: Folder, names: Sequence[str], one: str, other: str) -> 
 
     Raises ResultsError for a trial that is not there, or whose predictions are not.
     """
-    folders = [root / name for name in (names or sweeps_in(root))]
-    return examples_sheet(over_examples(_predictions(folders, one), _predictions(folders, other)), one, other)
+    found, passed_over = (names, []) if names else looked_through(root)
+    first, second = (_predictions([root / name for name in found], each, passed_over) for each in (one, other))
+    return examples_sheet(over_examples(first, second), one, other)
 
 
-def _predictions(folders: Sequence[Folder], trial_id: str) -> Predictions:
+def _predictions(folders: Sequence[Folder], trial_id: str, passed_over: Sequence[str]) -> Predictions:
     for folder in folders:
         if f"{trial_id}.parquet" in entries(folder / "predictions"):
             return read_predictions(folder, trial_id)
     where = ", ".join(folder.name for folder in folders) or "no sweep"
-    raise ResultsError(f"{trial_id}: no predictions in {where} (trials of classification keep them as they complete)")
+    none = f"{trial_id}: no predictions in {where} (trials of classification keep them as they complete)"
+    raise ResultsError("\n".join([none, *passed_over]))
 
 
 def _compare_together(stores: dict[str, Store], asked: Asked) -> list[Compared]:

@@ -11,7 +11,7 @@ from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.commands.given import load_plugins
 from raybench.commands.one_trial import OneTrial, find_trial
 from raybench.config.folders import at_home, made_at, named_data_root, results_root
-from raybench.errors import ConfigError, ResultsError
+from raybench.errors import ConfigError
 from raybench.results.storage import Folder, folder_at
 
 FORMS = {
@@ -108,8 +108,7 @@ def _asked(args: argparse.Namespace, root: Folder) -> OneTrial:
         return find_trial(root, args.trial)
 
     from raybench.commands.borrowed import best_trial
-    from raybench.commands.comparing import sweeps_in
+    from raybench.commands.comparing import check_known
 
-    if args.best not in (known := sweeps_in(root)):
-        raise ResultsError(f"{args.best}: no rows of such a sweep; {root} has {', '.join(known) or 'none'}")
+    check_known(root, args.best)
     return find_trial(root, best_trial(root / args.best, args.preset))

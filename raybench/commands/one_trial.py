@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from raybench.commands.comparing import sweeps_in
+from raybench.commands.comparing import looked_through
 from raybench.config.recorded import recorded_trial
 from raybench.config.trial import TrialConfig
 from raybench.errors import ResultsError
@@ -48,7 +48,8 @@ def find_trial(root: Folder, name: str) -> OneTrial:
     Raises ResultsError where there is none, or more than one.
     """
     found: dict[str, OneTrial] = {}
-    for sweep in sweeps_in(root):
+    sweeps, passed_over = looked_through(root)
+    for sweep in sweeps:
         store = Store(root / sweep)
         meant = pl.col("trial_id").str.starts_with(name)
         if not store.trials(["trial_id"]).filter(meant).height:
@@ -61,6 +62,5 @@ def find_trial(root: Folder, name: str) -> OneTrial:
         return next(iter(found.values()))
     if found:
         raise ResultsError(f"{name}: may be {', '.join(sorted(found)[:5])}{' …' if len(found) > 5 else ''}")
-    raise ResultsError(
-        f"{name}: no such trial below {root} that has begun (raybench compare names those of each cell in its json)"
-    )
+    none = f"{name}: no such trial below {root} that has begun (raybench compare names those of each cell in its json)"
+    raise ResultsError("\n".join([none, *passed_over]))

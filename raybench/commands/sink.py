@@ -77,10 +77,9 @@ def _sink(args: argparse.Namespace) -> int:
 
 
 def _store(root: Folder, sweep: str) -> Store:
-    from raybench.commands.comparing import sweeps_in
+    from raybench.commands.comparing import check_known
 
-    if sweep not in (known := sweeps_in(root)):
-        raise ResultsError(f"{sweep}: no rows of such a sweep; {root} has {', '.join(known) or 'none'}")
+    check_known(root, sweep)
     return Store(root / sweep)
 
 

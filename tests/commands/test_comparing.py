@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -21,8 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from raybench.api import load_results
 from raybench.commands import comparing
-from raybench.commands.comparing import Asked, Compared, compare_sweeps, sweeps_in
+from raybench.commands.comparing import Asked, Compared, compare_sweeps, compare_trials, sweeps_in
+from raybench.commands.export import _asked
+from raybench.commands.one_trial import find_trial
+from raybench.commands.sink import _store
 from raybench.compare import main
 from raybench.config.load import load_sweep
 from raybench.config.plan import make_plan
@@ -528,6 +533,23 @@ def test_what_lies_beside_the_sweeps_hides_none(made: Made, monkeypatch: pytest.
     for name in ("", ".", "..", "../results/deit_reverse", "deit"):
         with pytest.raises(ResultsError, match="no rows of such a sweep"):
             only(root, name)
+
+
+def test_what_was_passed_over_is_told_to_whoever_finds_nothing(made: Made) -> None:
+    root = made()
+    (root / "other").mkdir()
+    (root / "other" / "trials").write_text("no folder")
+    export = argparse.Namespace(best="othr", preset=None)
+    for nothing in (
+        lambda: find_trial(root, "ffffffffffff"),
+        lambda: _asked(export, root),
+        lambda: _store(root, "othr"),
+        lambda: load_results("othr", root),
+        lambda: only(root, "othr"),
+        lambda: compare_trials(root, [], "ffffffffffff", "eeeeeeeeeeee"),
+    ):
+        with pytest.raises(ResultsError, match=rf"\npassed over: {root}/other/trials cannot be used"):
+            nothing()
 
 
 def test_a_foreign_preset_stays_in_the_folder_that_was_asked_for(made: Made, tmp_path: Path) -> None:
