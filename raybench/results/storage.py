@@ -185,16 +185,16 @@ def create(path: Folder, content: bytes) -> bool:
 def read(path: Folder) -> bytes:
     """A file's content. Raises OSError (FileNotFoundError …), and ResultsError when an object store does not answer."""
     if isinstance(path, Path):
-        with os.fdopen(_opened(path), "rb") as file:
+        with os.fdopen(opened(path), "rb") as file:
             return file.read()
     with _told(path, absent_is_told=False):
         content: bytes = path.fs.cat_file(path.path)
         return content
 
 
-def _opened(path: Path) -> int:
-    """The descriptor of a file to read. Raises OSError for all else: a pipe would be waited for, for ever."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+def opened(path: Path | str, flags: int = os.O_RDONLY) -> int:
+    """The descriptor of a file, to read. Raises OSError for all else: a pipe would be waited for, for ever."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind):
         return descriptor
@@ -210,7 +210,7 @@ def read_range(path: Folder, start: int, end: int) -> bytes:
         with _told(path, absent_is_told=False):
             content: bytes = path.fs.cat_file(path.path, start=start, end=end)
             return content
-    descriptor = _opened(path)
+    descriptor = opened(path)
     try:
         parts = []
         while start < end and (part := os.pread(descriptor, end - start, start)):
@@ -234,7 +234,7 @@ def read_ranges(path: Folder, size: int, ranges: Iterable[tuple[int, int]]) -> m
         for (start, _), content in zip(wanted, found, strict=True):
             view[start : start + len(content)] = content
         return view
-    descriptor = _opened(path)
+    descriptor = opened(path)
     try:
         for start, end in wanted:
             done = start
@@ -274,7 +274,7 @@ def read_if_there(path: Folder) -> bytes | None:
 def local_copy(path: Folder, folder: Path) -> Path:
     """A file's own path; of an object, that of its copy in `folder`, fetched once. Raises OSError, ResultsError."""
     if isinstance(path, Path):
-        path.stat()
+        os.close(opened(path))
         return path
     mark = stamp(path)
     if mark is None:

@@ -61,6 +61,8 @@ def kept_weights(folder: Folder, trial_id: str) -> KeptWeights | None:
         if state is None or not state.get("best_weights"):
             return None
         return KeptWeights(state["best_weights"], {}, None, state["best_epoch"], last, last_epoch)
+    except OSError as error:
+        raise ResultsError(f"weights of {trial_id} cannot be read: {error}; mend them or take them away") from error
     best, header = weights.read_state_dict(path), _header(path)
     return KeptWeights(best, header, path, int(header.get("epoch", 0)), last, last_epoch)
 

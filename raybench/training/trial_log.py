@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TextIO
 
 from raybench.errors import ResultsError
-from raybench.results.storage import Folder, write_atomically
+from raybench.results.storage import Folder, opened, write_atomically
 
 LOGGER = logging.getLogger("raybench")
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -52,7 +52,7 @@ class TrialLog(logging.Handler):
         with contextlib.suppress(OSError):
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="utf-8", buffering=1)
+                self._file = open(self.path, "a", encoding="utf-8", buffering=1, opener=opened)  # noqa: SIM115
             self._file.write(line)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from raybench.results.storage import (
     create,
     entries,
     folder_at,
+    local_copy,
     read,
     read_range,
     read_ranges,
@@ -228,7 +229,13 @@ def test_a_home_of_nobody_is_no_place_for_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [read, lambda path: read_range(path, 0, 9), lambda path: read_ranges(path, 9, [(0, 9)])]
+    "how",
+    [
+        read,
+        lambda path: read_range(path, 0, 9),
+        lambda path: read_ranges(path, 9, [(0, 9)]),
+        lambda path: local_copy(path, path.parent),
+    ],
 )
 def test_a_pipe_or_device_is_not_waited_for(tmp_path: Path, how: Callable[[Path], object]) -> None:
     os.mkfifo(tmp_path / "pipe")

@@ -133,6 +133,10 @@ def test_weights_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "weights" / f"{config.trial_id}.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError, match="cannot be read"):
         kept_weights(tmp_path, config.trial_id)
+    (tmp_path / "weights" / f"{config.trial_id}.safetensors").unlink()
+    (tmp_path / "weights" / f"{config.trial_id}.safetensors").symlink_to("/dev/null")  # a pipe would be waited for
+    with pytest.raises(ResultsError, match="a pipe or device, not a file"):
+        kept_weights(tmp_path, config.trial_id)
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:

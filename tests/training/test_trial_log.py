@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,6 +69,18 @@ def test_a_log_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     with TrialLog(tmp_path / "logs" / "one.txt"):
         SAYS.info("unheard")
     assert (tmp_path / "logs").read_text() == "in the way"
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "one.txt")
+    gone = Timer(5, os.open, [tmp_path / "one.txt", os.O_RDONLY | os.O_NONBLOCK])  # lets a writer go who waits
+    gone.start()
+    began = time.monotonic()
+    with TrialLog(tmp_path / "one.txt"):
+        SAYS.info("unheard")
+    assert time.monotonic() - began < 4
+    gone.cancel()
+    gone.join()
 
 
 def test_a_warning_is_still_said(
