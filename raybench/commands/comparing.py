@@ -386,7 +386,9 @@ def _with_due(found: Grouped, config: SweepConfig, store: Store) -> tuple[Cell, 
         known = {_point(setting) for setting in wanted.settings}
         # With seeds: first the sweep selects among fewer than were run.
         others = [] if config.tune.seeds == "first" else [s for s in cell.settings if _point(s) not in known]
-        cells.append(replace(cell, settings=(*of_plan, *others)))
+        run = tuple(trial for setting in cell.settings for trial in setting.trials)
+        seeds = len(config.seeds)
+        cells.append(replace(cell, settings=(*of_plan, *others), asked=seeds, aside=(*cell.aside, *run)))
     return tuple(cells)
 
 

@@ -49,6 +49,10 @@ class Cell:
     settings: tuple[Setting, ...]
     point: dict[str, Any] = field(default_factory=dict)
     """Every factor with its value as the sweep file has it, from which more settings can be made."""
+    asked: int | None = None
+    """Seeds that were asked for of each setting; none where only trials that were run are known."""
+    aside: tuple[TrialConfig, ...] = ()
+    """Trials that were run of settings that do not compete: they count, and cost what they cost."""
 
 
 @dataclass(frozen=True)

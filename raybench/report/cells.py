@@ -357,8 +357,10 @@ def _same_settings(cells: Sequence[Cell], statuses: dict[str, str], axes: Axes) 
             notes.setdefault(note, []).append(_data_name(cells[places[0]]))
     found = []
     for place, cell in enumerate(cells):
-        some = tuple(s for s in cell.settings if _key(s.tuned) in allowed.get(place, ()))
-        found.append(replace(cell, settings=some or cell.settings))
+        some = tuple(s for s in cell.settings if _key(s.tuned) in allowed.get(place, ())) or cell.settings
+        kept = {id(setting) for setting in some}
+        aside = tuple(trial for setting in cell.settings if id(setting) not in kept for trial in setting.trials)
+        found.append(replace(cell, settings=some, aside=aside))
     # Where a note is of some of the data alone it says of which.
     named = [n if len(of) == len(by_data) else f"{n} (of {'; '.join(of)})" for n, of in notes.items()]
     return found, named

@@ -51,9 +51,10 @@ def compare(
     """Results in the order of `cells`, from one row a trial (`Store.trials()`).
 
     In each cell the setting with the best mean `metric` over its seeds is selected among the settings whose seeds are
-    all complete; others come after them, those with more complete seeds first. Seeds that lack one of the two metrics
-    are counted and stand in neither mean. `test_mode` says which way
-    `test_metric` is better: `mode` where both measure the same thing, else lower for a loss and higher for the rest.
+    all complete; others come after them, those with more complete seeds first. How many seeds that are the cell says,
+    else the setting that has most. Counts and costs are of all trials of the cell, those too that do not compete. Seeds
+    that lack one of the two metrics are counted and stand in neither mean. `test_mode` says which way `test_metric` is
+    better: `mode` where both measure the same thing, else lower for a loss and higher for the rest.
     """
     rows = _of_cells(cells, _read(trials, (metric, test_metric)))
     towards = test_mode or _test_mode(metric, mode, test_metric)
@@ -90,7 +91,12 @@ def _of_cells(cells: Sequence[Cell], rows: pl.DataFrame) -> list[Columns]:
 
 
 def _trial_ids(cell: Cell) -> set[str]:
-    return {trial.trial_id for setting in cell.settings for trial in setting.trials}
+    return {trial.trial_id for setting in cell.settings for trial in setting.trials} | {t.trial_id for t in cell.aside}
+
+
+def _asked(cell: Cell) -> int:
+    """Seeds asked for of each setting; where that is not known, the most that any of them has."""
+    return cell.asked or max((len(setting.trials) for setting in cell.settings), default=0)
 
 
 def _where(rows: Columns, which: Callable[[int], bool]) -> Columns:
@@ -103,7 +109,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
     complete = _where(begun, lambda place: begun["status"][place] == "complete")
     sound = _where(complete, lambda place: complete["deviation"][place] is None)
     scores, test = _by_trial(sound, metric), _by_trial(sound, test_metric)
-    selected = _select(cell.settings, scores, mode)
+    selected = _select(cell, scores, mode)
     done = _done(selected, scores)
     by_seed, validation = _scores(done, scores, test)
     lacking = {
@@ -142,7 +148,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         left_out=left_out,
         energy=_energy(begun),
         without=lacking,
-        passed_over=_passed_over(cell.settings, selected, scores, mode),
+        passed_over=_passed_over(cell, selected, scores, mode),
         test_bpp=estimate(_known(kept[BPP])) if test_metric != BPP else None,
         shares=_shares(begun),
     )
@@ -161,32 +167,32 @@ def _done(setting: Setting | None, scores: Scores) -> tuple[TrialConfig, ...]:
     return tuple(trial for trial in setting.trials if trial.trial_id in scores) if setting else ()
 
 
-def _select(settings: Sequence[Setting], scores: Scores, mode: Mode) -> Setting | None:
+def _select(cell: Cell, scores: Scores, mode: Mode) -> Setting | None:
     """The setting that is selected by the scores of complete trials; none where there are none."""
+    asked = _asked(cell)
 
     def ranked() -> Iterator[tuple[Setting, Rank]]:
-        for setting in settings:
+        for setting in cell.settings:
             if found := [scores[trial.trial_id] for trial in _done(setting, scores)]:
-                yield setting, rank_of(_known(found), len(setting.trials), mode)
+                yield setting, rank_of(_known(found), asked, mode)
 
     return first_best(ranked())
 
 
-def _passed_over(
-    settings: Sequence[Setting], selected: Setting | None, scores: Scores, mode: Mode
-) -> tuple[PassedOver, ...]:
+def _passed_over(cell: Cell, selected: Setting | None, scores: Scores, mode: Mode) -> tuple[PassedOver, ...]:
     """Settings with a better mean than the selected one, that lack a seed."""
     chosen = _known(scores[trial.trial_id] for trial in _done(selected, scores))
     if not chosen:
         return ()
-    sign, found = 1 if mode == "max" else -1, []
-    for setting in settings:
+    sign, asked = 1 if mode == "max" else -1, _asked(cell)
+    found = []
+    for setting in cell.settings:
         known = _known(scores[trial.trial_id] for trial in _done(setting, scores))
-        if setting is selected or not 0 < len(known) < len(setting.trials):
+        if setting is selected or not 0 < len(known) < asked:
             continue
         mean = math.fsum(known) / len(known)
         if sign * mean > sign * math.fsum(chosen) / len(chosen):
-            found.append(PassedOver(setting.tuned, len(known), len(setting.trials), mean))
+            found.append(PassedOver(setting.tuned, len(known), asked, mean))
     return tuple(found)
 
 

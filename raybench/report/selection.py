@@ -11,11 +11,15 @@ Mode = Literal["max", "min"]
 
 
 class Rank(NamedTuple):
-    """A setting's place, by rising rank; a lucky single seed is not selected before a setting that was repeated."""
+    """A setting's place, by rising rank; a lucky single seed is not selected before a setting that was repeated.
+
+    Of two that were repeated as often as was asked the better one is, however many seeds more the other has.
+    """
 
     whole: bool
     """Whether every seed that was asked for has its score."""
     seeds: int
+    """With a score, where not every one has; else 0."""
     mean: float
     """Of the scores, with the sign that makes more better."""
 
@@ -23,7 +27,8 @@ class Rank(NamedTuple):
 def rank_of(scores: Sequence[float], asked: int, mode: Mode) -> Rank:
     """Of a setting by its seeds' scores on validation, of so many that were asked for."""
     mean = math.fsum(scores) / len(scores) if scores else -math.inf
-    return Rank(len(scores) == asked, len(scores), mean if mode == "max" or not scores else -mean)
+    whole = len(scores) >= asked
+    return Rank(whole, 0 if whole else len(scores), mean if mode == "max" or not scores else -mean)
 
 
 def first_best(ranked: Iterable[tuple[Setting, Rank]]) -> Setting | None:

@@ -173,9 +173,12 @@ def options_of(text: str | None) -> dict[str, Any]:
 def select(settings: Sequence[SettingRow], metric: str) -> dict[tuple[Population, str], str]:
     """The setting of each group that is selected by `metric`, which they were measured by."""
     mode = better(metric)
+    asked: dict[tuple[Population, str], int] = {}
+    for each in settings:
+        asked[each.group] = max(each.asked, asked.get(each.group, 0))
     groups: dict[tuple[Population, str], list[tuple[str, Rank]]] = {}
     for each in settings:
-        rank = rank_of([value for _, value in each.by_seed], each.asked, mode)
+        rank = rank_of([value for _, value in each.by_seed], asked[each.group], mode)
         groups.setdefault(each.group, []).append((each.setting_id, rank))
     return {group: chosen for group, ranked in groups.items() if (chosen := first_best(ranked)) is not None}
 

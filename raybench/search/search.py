@@ -147,11 +147,14 @@ class Search:
     def compared_cells(self) -> tuple[Cell, ...]:
         """The plan's cells with the settings among which a table selects."""
         return tuple(
-            replace(search.cell, settings=search.compared(self.outcomes))
+            replace(search.cell, settings=search.compared(self.outcomes), aside=self._run(search.cell))
             if isinstance(search, Exhaustive)
             else replace(search.cell, settings=search.settings(self.outcomes))
             for search in self._searches
         )
+
+    def _run(self, cell: Cell) -> tuple[TrialConfig, ...]:
+        return tuple(trial for each in cell.settings for trial in each.trials if trial.trial_id in self.outcomes)
 
     def ahead(self) -> list[tuple[str, Stages]]:
         """What is to come, cell by cell in the order in which they run, with what runs now. Decides nothing."""

@@ -156,3 +156,12 @@ def test_a_note_on_tuning_names_its_data_where_others_are_not_concerned() -> Non
     _, notes = tuned_with_tau(*rows)
     note = "cells have tried 1 to 2 settings; only the 1 tried in every cell compete (of train_size=100)"
     assert notes == (note,)
+
+
+def test_trials_of_settings_that_do_not_compete_stay_with_their_cell() -> None:
+    rows = [taught(None, 0.1), taught(1.0, 0.1), taught(1.0, 0.2) | {"status": "failed"}]
+    axes = Axes(("distillation.alpha",), ("optimizer.lr", "distillation.tau"))
+    alone, distilled = grouped(pl.DataFrame(rows, infer_schema_length=None), axes).cells
+    assert [setting.tuned["optimizer.lr"] for setting in distilled.settings] == [0.1]
+    assert [trial.optimizer.lr for trial in distilled.aside] == [0.2]
+    assert alone.aside == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from raybench.config.trial import (
     TeacherConfig,
     TrialConfig,
 )
+from raybench.report.cell_result import PassedOver
 from raybench.report.comparison import CellResult, Counts, compare
 
 ALPHA = "distillation.alpha"
@@ -164,6 +166,39 @@ def test_among_incomplete_settings_more_seeds_come_first() -> None:
     assert result.tuned == {"optimizer.lr": 0.1}
     assert result.validation is not None
     assert (result.validation.n, result.validation.mean) == (2, 51.0)
+
+
+def seeds_each(**tops: Sequence[float]) -> tuple[Cell, pl.DataFrame]:
+    """A cell of two settings, `low` and `high` in rate, each with its own number of seeds, and their rows."""
+    rates = {"low": 0.1, "high": 0.2}
+    settings = tuple(
+        Setting({"optimizer.lr": rates[name]}, tuple(trial(0.0, rates[name], seed) for seed in range(len(values))))
+        for name, values in tops.items()
+    )
+    rows = [entry for name, values in tops.items() for entry in rows_of({0.0: values}, lr=rates[name])]
+    return Cell("alone", {ALPHA: 0.0}, None, settings), frame(rows)
+
+
+def test_more_seeds_than_were_asked_for_are_no_merit() -> None:
+    many, rows = seeds_each(low=[70.0] * 5, high=[80.0] * 3)
+    (result,) = compare([replace(many, asked=3)], rows)
+    assert (result.tuned, result.passed_over) == ({"optimizer.lr": 0.2}, ())
+
+
+def test_where_it_is_not_known_how_many_seeds_were_asked_a_better_setting_with_fewer_is_named() -> None:
+    many, rows = seeds_each(low=[70.0] * 5, high=[80.0] * 3)
+    (result,) = compare([many], rows)
+    assert result.tuned == {"optimizer.lr": 0.1}
+    assert result.passed_over == (PassedOver({"optimizer.lr": 0.2}, 3, 5, 80.0),)
+
+
+def test_trials_of_settings_that_do_not_compete_count_and_cost() -> None:
+    tried, rows = seeds_each(low=[70.0] * 3)
+    failed = [row(0.0, 0.2, seed, None, "failed") | {"device_hours": 5.0} for seed in range(3)]
+    rows = pl.concat([rows.with_columns(device_hours=pl.lit(0.5)), frame(failed)], how="diagonal_relaxed")
+    (result,) = compare([replace(tried, aside=tuple(trial(0.0, 0.2, seed) for seed in range(3)))], rows)
+    assert (result.counts, result.device_hours) == (Counts(complete=3, failed=3), 16.5)
+    assert result.tuned == {"optimizer.lr": 0.1}
 
 
 def test_minimising_selects_the_lowest() -> None:
