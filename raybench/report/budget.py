@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from raybench.report.cells import data_of
 from raybench.report.comparison import CellResult, Mode
 from raybench.report.selected import selected_epochs
 from raybench.report.sheet import (
@@ -178,8 +179,7 @@ def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
 
 
 def _data_note(rows: Sequence[CellResult]) -> list[str]:
-    keys = {key for row in rows for key in row.factors if key.startswith("dataset")}
-    unlike = any(len({repr(row.factors.get(key)) for row in rows}) > 1 for key in keys)
+    unlike = len({repr(sorted(data_of(row.factors).items())) for row in rows}) > 1
     said = "the epochs, device time and target are the same for all data, though what a target costs depends on them: "
     return [f"{said}compare cells of the same."] if unlike else []
 

@@ -116,6 +116,8 @@ class CellResult:
     test_mode: Mode
     baseline_chosen: bool = False
     """Whether the baseline is the best on validation, chosen by looking, and not the student alone."""
+    tied: int = 1
+    """Where the baseline was chosen: cells that are as good on validation as it, itself among them."""
     hardware: tuple[str, ...] = ()
     """GPUs, or CPUs where there was none, of the selected trials, sorted."""
     commits: Mapping[str, str] = field(default_factory=dict)

@@ -358,8 +358,8 @@ def _same_settings(cells: Sequence[Cell], statuses: dict[str, str], axes: Axes) 
     found = []
     for place, cell in enumerate(cells):
         some = tuple(s for s in cell.settings if _key(s.tuned) in allowed.get(place, ())) or cell.settings
-        kept = {id(setting) for setting in some}
-        aside = tuple(trial for setting in cell.settings if id(setting) not in kept for trial in setting.trials)
+        competing = {id(setting) for setting in some}
+        aside = tuple(trial for setting in cell.settings if id(setting) not in competing for trial in setting.trials)
         found.append(replace(cell, settings=some, aside=aside))
     # Where a note is of some of the data alone it says of which.
     named = [n if len(of) == len(by_data) else f"{n} (of {'; '.join(of)})" for n, of in notes.items()]
@@ -367,7 +367,7 @@ def _same_settings(cells: Sequence[Cell], statuses: dict[str, str], axes: Axes) 
 
 
 def _data_name(cell: Cell) -> str:
-    return label({key: value for key, value in cell.factors.items() if _of_data(key)})
+    return label(data_of(cell.factors))
 
 
 def _unlike(tried: Tried) -> tuple[Tried, list[str]]:
@@ -427,11 +427,15 @@ def _tried(cell: Cell, statuses: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _data(cell: Cell) -> str:
-    return _key({key: value for key, value in cell.factors.items() if _of_data(key)})
+    return _key(data_of(cell.factors))
 
 
-def _of_data(key: str) -> bool:
-    return key.startswith("dataset") or key == "task" or key in OF_ROWS
+def data_of(factors: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a cell's factors those that say which split it learned from and is judged on, not how images are varied."""
+    names = {*SPLIT, *OF_ROWS}
+    whole = factors.get("dataset")
+    parts = {f"dataset.{key}": value for key, value in whole.items()} if isinstance(whole, dict) else {}
+    return {key: value for key, value in (dict(factors) | parts).items() if key in names}
 
 
 def _with_baselines(cells: Sequence[Cell], factors: Sequence[str], tuned: Sequence[str]) -> list[Cell]:

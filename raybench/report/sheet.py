@@ -18,6 +18,10 @@ from raybench.results.published import PublishedRow
 
 NOT_APPLICABLE = "–"
 NAMES = {"train_size": "train", "val_size": "val", "weight_decay": "wd", "type": "kind", "image_size": "px"}
+COMPARED_WITH = {
+    "student alone": "to the student alone with the same other factors",
+    "best on validation": "to the best on validation with the same data",
+}
 QUANTITIES = {"top1": "top-1 (%)", "top5": "top-5 (%)", "psnr": "PSNR (dB)", "bleu": "BLEU", "bpp": "bits a pixel"}
 
 
@@ -382,6 +386,7 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     compared = max((d.compared for d in differences), default=0)
     if differences:
         notes += _tests_said(differences, compared)
+    notes += _reference_notes(rows)
     if len(hardware := sorted({name for r in rows for name in r.hardware})) > 1:
         notes.append(f"times and speeds are of different hardware ({', '.join(hardware)}).")
     if any(d.p is not None and d.sd == 0 for d in differences):
@@ -393,8 +398,9 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
             notes.append("* best on validation, and every other with the same data is worse.")
         else:
             count = rivalries(rows)
+            beside = "with the same student alone" if all(d.to == "student alone" for d in differences) else "beside it"
             over = f"Bonferroni-corrected over {count} comparison{'s' * (count != 1)}"
-            notes.append(f"* best, and better than every other cell with the same student alone (same tests, {over}).")
+            notes.append(f"* best, and better than every other cell {beside} (same tests, {over}).")
     notes += _passed_over_note(rows)
     if len(names := sorted(set(_teachers(rows)) - {""})) == 1:
         notes.append(f"teacher: {names[0]}.")
@@ -405,6 +411,19 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
     return notes + left_out_note(rows) + _code_note(rows)
+
+
+def _reference_notes(rows: Sequence[CellResult]) -> list[str]:
+    """What is not plain about the cells that others are compared with."""
+    names = cell_names(rows)
+    tied = {r.baseline: r.tied for r in rows if r.baseline and r.tied > 1}
+    notes = [f"compared with {names[to]}, the first of {count} tied on validation." for to, count in tied.items()]
+    tested = {r.label for r in rows if r.test}
+    missing = [names[r.label] for r in rows if r.test and r.baseline and r.baseline not in tested]
+    if missing:
+        more = f"; {len(missing) - 3} more" if len(missing) > 3 else ""
+        notes.append(f"no student alone complete, so no difference: {'; '.join(missing[:3])}{more}.")
+    return notes
 
 
 def _teachers(rows: Sequence[CellResult]) -> list[str]:
@@ -428,15 +447,18 @@ def _passed_over_note(rows: Sequence[CellResult]) -> list[str]:
 
 def _tests_said(differences: Sequence[Difference], compared: int) -> list[str]:
     """What was compared with what, and how it was tested."""
-    alone = {d.to for d in differences} == {"student alone"}
-    to = "to the student alone with the same other factors" if alone else "to the best on validation with the same data"
+    to = " or, where that has no result, ".join(
+        said for name, said in COMPARED_WITH.items() if name in {d.to for d in differences}
+    )
+    alone = all(d.to == "student alone" for d in differences)
     paired = all(d.paired for d in differences)
     how = "paired by seed" if paired else "paired by seed where split and order are the same, else two samples"
     test = "paired t test" if paired else "paired or Welch's t test"
     plural = "s" * (compared != 1)
     corrected = f"Holm-corrected over {compared} comparison{plural}"
     if not alone:
-        corrected = f"Bonferroni-corrected over all {compared} pair{plural}, since the best was chosen by looking"
+        pairs = "pair" if all(d.to != "student alone" for d in differences) else "comparison"
+        corrected = f"Bonferroni-corrected over all {compared} {pairs}{plural}, since the best was chosen by looking"
     tests = f"{test}, two-sided, 5 %, {corrected}"
     return [
         f"difference: {to}, {how}, t interval of each alone. "

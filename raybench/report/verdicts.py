@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from raybench.report.cell_result import Against, CellResult, Difference, Verdict
+from raybench.report.cells import data_of
 from raybench.report.selection import Mode
 from raybench.report.statistics import SIGNIFICANCE, estimate, holm, p_value, seeds_needed, welch
 
@@ -30,9 +31,9 @@ def with_verdicts(results: list[CellResult], mode: Mode) -> list[CellResult]:
 
 
 def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
-    """Where no cell has the student alone to compare with: with the best on validation among those of the same data."""
-    if any(result.baseline is not None for result in results):
-        return results
+    """Where no cell of the same data has a student alone with a number: the best on validation among them."""
+    tested = {result.label for result in results if result.test is not None}
+    served = {_data(result) for result in results if result.baseline in tested}
     sign = 1 if mode == "max" else -1
     by_data: dict[str, list[CellResult]] = {}
     for result in results:
@@ -40,18 +41,23 @@ def _with_references(results: list[CellResult], mode: Mode) -> list[CellResult]:
             by_data.setdefault(_data(result), []).append(result)
     found = []
     for result in results:
-        group = by_data.get(_data(result), [])
-        best = max(group, key=lambda r: sign * r.validation.mean if r.validation else -math.inf, default=result)
-        found.append(result if best is result else replace(result, baseline=best.label, baseline_chosen=True))
+        data = _data(result)
+        # Of one cell alone nothing is compared, and it keeps the student alone that is still to come.
+        group = [] if data in served or len(by_data.get(data, ())) < 2 else by_data[data]
+        best = max(group, key=lambda r: sign * r.validation.mean if r.validation else -math.inf, default=None)
+        if best is None:
+            found.append(result)
+        elif best is result:
+            found.append(replace(result, baseline=None))
+        else:
+            tied = sum(r.validation.mean == best.validation.mean for r in group if r.validation and best.validation)
+            found.append(replace(result, baseline=best.label, baseline_chosen=True, tied=tied))
     return found
 
 
 def _data(result: CellResult) -> str:
     """Names what a cell was trained and judged on."""
-    factors = {
-        key: value for key, value in result.factors.items() if key.startswith("dataset") or key in ("task", "recipe")
-    }
-    return json.dumps([factors, result.presets, result.variants], sort_keys=True)
+    return json.dumps(data_of(result.factors), sort_keys=True)
 
 
 def _difference(result: CellResult, by_label: Mapping[str, CellResult]) -> Difference | None:
@@ -123,11 +129,14 @@ def _judged(results: list[CellResult]) -> list[CellResult]:
     """The same results with p values corrected together, and their verdicts.
 
     Comparisons with the student alone were planned: Holm. The best on validation was chosen by looking at all cells, so
-    that each comparison with it is one of all pairs there were to choose from: Bonferroni over those.
+    that each comparison with it is one of all pairs there were to choose from: Bonferroni over those, and where some
+    cells are compared with the student alone over those comparisons, too.
     """
-    tested = [result.difference.p for result in results if result.difference and result.difference.p is not None]
+    differences = [result.difference for result in results if result.difference and result.difference.p is not None]
+    planned = sum(found.to == "student alone" for found in differences)
     chosen = any(result.difference and result.difference.to == "best on validation" for result in results)
-    compared = _pairs(results) if chosen else len(tested)
+    compared = planned + _pairs(results) if chosen else planned
+    tested = [found.p for found in differences if found.p is not None]
     corrected = iter([min(1.0, compared * p) for p in tested] if chosen else holm(tested))
     judged: list[CellResult] = []
     for result in results:
@@ -192,6 +201,7 @@ def _best(group: Sequence[CellResult], comparisons: int) -> CellResult | None:
 
 
 def _pairs(results: Sequence[CellResult]) -> int:
-    """Pairs of cells with the same data, each of which could have been compared."""
-    sizes = Counter(_data(result) for result in results if result.test is not None)
+    """Pairs of cells of the same data, each of which could have been compared, where the best was chosen by looking."""
+    chosen = {_data(result) for result in results if result.baseline_chosen}
+    sizes = Counter(data for result in results if result.test is not None and (data := _data(result)) in chosen)
     return sum(size * (size - 1) // 2 for size in sizes.values())

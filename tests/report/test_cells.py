@@ -165,3 +165,11 @@ def test_trials_of_settings_that_do_not_compete_stay_with_their_cell() -> None:
     assert [setting.tuned["optimizer.lr"] for setting in distilled.settings] == [0.1]
     assert [trial.optimizer.lr for trial in distilled.aside] == [0.2]
     assert alone.aside == ()
+
+
+def test_augmentation_is_no_other_data_and_tuned_no_harder() -> None:
+    plain = [trial(lr, 0) for lr in (0.1, 0.2)]
+    flipped = plain[0].model_copy(update={"dataset": plain[0].dataset.model_copy(update={"augment": ("hflip",)})})
+    found = cells_of(*(row(each) for each in [*plain, flipped]))
+    assert [[setting.tuned["optimizer.lr"] for setting in cell.settings] for cell in found.cells] == [[0.1], [0.1]]
+    assert found.notes == ("cells have tried 1 to 2 settings; only the 1 tried in every cell compete",)

@@ -21,6 +21,7 @@ from raybench.config.trial import (
 )
 from raybench.report.cell_result import PassedOver
 from raybench.report.comparison import CellResult, Counts, compare
+from raybench.report.sheet import make_sheet
 
 ALPHA = "distillation.alpha"
 
@@ -341,6 +342,75 @@ def test_of_cells_that_are_alike_hardly_any_is_marked(effect: float) -> None:
         marks += bool(starred(compare(cells, pl.DataFrame(rows))))
     # At most 5 % of tables: 15 of 300, and three standard errors of that.
     assert marks <= 26
+
+
+def of_sizes(alphas: Mapping[float, Sequence[Sequence[float]]]) -> list[CellResult]:
+    """Cells at one train size after another, by weight of distillation; of one with no values every trial diverged."""
+    cells, rows = [], []
+    for alpha, sizes in alphas.items():
+        for size, values in zip((100, 1000), sizes, strict=False):
+            trials = [trial(alpha, 0.1, seed) for seed in range(4)]
+            trials = [
+                t.model_copy(update={"dataset": t.dataset.model_copy(update={"train_size": size})}) for t in trials
+            ]
+            factors = {ALPHA: alpha, "dataset.train_size": size}
+            alone = (
+                label({**factors, ALPHA: 0.0}) if alpha and 0.0 in alphas and len(alphas[0.0]) * 900 > size else None
+            )
+            cells.append(Cell(label(factors), factors, alone, (Setting({}, tuple(trials)),)))
+            for place, each in enumerate(trials):
+                top = values[place] if values else None
+                status = "complete" if values else "diverged"
+                rows.append({"trial_id": each.trial_id, "status": status, "eval_top1": top, "test_top1": top})
+    return compare(cells, frame(rows))
+
+
+def test_where_the_student_alone_has_no_result_the_best_on_validation_stands_in() -> None:
+    alone, worse, best = of_sizes({0.0: [[]], 0.5: [ALONE], 0.6: [shifted(6.0, 0.05)]})
+    assert alone.difference is best.difference is None
+    assert worse.difference is not None
+    assert (worse.difference.to, worse.difference.verdict, best.best) == ("best on validation", "worse", True)
+    sheet = make_sheet([alone, worse, best], "any")
+    assert "to the best on validation with the same data" in " ".join(sheet.footnotes)
+
+
+def test_each_data_has_its_own_reference() -> None:
+    tops = {0.0: [ALONE, []], 0.5: [shifted(3.0), ALONE], 0.6: [shifted(6.0, 0.05), shifted(6.0, 0.05)]}
+    results = of_sizes(tops)
+    found = [result.difference for result in results if result.difference]
+    assert [each.to for each in found] == ["student alone", "best on validation", "student alone"]
+    # Two that were planned, and the one pair at the other size.
+    assert {each.compared for each in found} == {3}
+    notes = " ".join(make_sheet(results, "any").footnotes)
+    assert "same other factors or, where that has no result, to the best on validation" in notes
+
+
+def test_a_student_alone_without_a_result_is_named_where_others_have_one() -> None:
+    results = of_sizes({0.0: [[]], 0.5: [ALONE]})
+    assert [result.difference for result in results] == [None, None]
+    assert any("no student alone complete" in note for note in make_sheet(results, "any").footnotes)
+
+
+def test_cells_that_vary_their_images_are_compared() -> None:
+    cells, rows = [], []
+    for augment, tops in {(): ALONE, ("hflip",): shifted(8.0)}.items():
+        trials = [trial(0.0, 0.1, seed) for seed in range(4)]
+        trials = [t.model_copy(update={"dataset": t.dataset.model_copy(update={"augment": augment})}) for t in trials]
+        factors = {"dataset.augment": [*augment]}
+        cells.append(Cell(label(factors), factors, None, (Setting({}, tuple(trials)),)))
+        rows += [
+            {"trial_id": each.trial_id, "status": "complete", "eval_top1": top, "test_top1": top}
+            for each, top in zip(trials, tops, strict=True)
+        ]
+    plain, flipped = compare(cells, frame(rows))
+    assert plain.difference is not None
+    assert (plain.difference.verdict, plain.difference.n, flipped.best) == ("worse", 4, True)
+
+
+def test_ties_for_the_reference_are_said() -> None:
+    results = of_sizes({0.4: [ALONE], 0.5: [ALONE], 0.6: [shifted(-3.0)]})
+    assert [result.tied for result in results if result.baseline] == [2, 2]
+    assert any("the first of 2 tied on validation" in note for note in make_sheet(results, "any").footnotes)
 
 
 def costing(alpha: float, lr: float, energy: Sequence[float | None], share: float = 0.5) -> list[dict[str, Any]]:
