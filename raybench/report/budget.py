@@ -20,8 +20,10 @@ from raybench.report.cells import data_of
 from raybench.report.comparison import CellResult, Mode
 from raybench.report.selected import selected_epochs
 from raybench.report.sheet import (
+    QUANTITIES,
     Column,
     Sheet,
+    digits_of,
     estimate_texts,
     key_columns,
     ordered,
@@ -57,6 +59,8 @@ class AtBudget:
     target: Reached
     unknown: int
     """Trials whose share of a device is not known; they count as if they had it for themselves."""
+    untimed: int = 0
+    """Trials with an epoch whose time is not known; they stand in no device time."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def at_equal_cost(
     means = last.group_by("label").agg(pl.mean("best", "spent"))
     sign = 1 if mode == "max" else -1
     chosen_epochs = at_epoch or min(last["epoch"].to_list())
-    seconds = at_device_seconds or min(means["spent"].to_list())
+    seconds = at_device_seconds or min(means["spent"].drop_nulls().to_list(), default=0.0)
     goal = target if target is not None else sign * min(sign * best for best in means["best"].to_list())
     unknown = {result.label: sum(t.trial_id not in result.shares for t in result.selected) for result in results}
     cells = [
@@ -109,23 +113,30 @@ def at_equal_cost(
             # A cell that ended before is not compared at what it never trained.
             at_epochs=_of_all(found, found.filter(pl.col("epoch") == chosen_epochs)),
             # The mean of several runs' times may end a hair before the last epoch of one of them.
-            at_time=_of_all(found, _last(found.filter(pl.col("spent") <= seconds * (1 + 1e-9)))),
+            at_time=_of_all(timed, _last(timed.filter(pl.col("spent") <= seconds * (1 + 1e-9)))),
             target=_reached(found, goal, sign),
             unknown=unknown[label],
+            untimed=found["trial_id"].n_unique() - timed["trial_id"].n_unique(),
         )
         for label, found in curves.items()
+        for timed in [found.drop_nulls("spent")]
     ]
     return Budget(metric, chosen_epochs, seconds, goal, tuple(cells))
 
 
 def _curves(result: CellResult, rows: pl.DataFrame, metric: str, mode: Mode) -> pl.DataFrame:
-    """Of each selected trial and epoch: `spent`, the device time so far, and `best` so far, where there is one."""
+    """Of each selected trial and epoch: `spent`, the device time so far, and `best` so far, where there is one.
+
+    No epoch of a trial has a device time where that of one of them is not known.
+    """
     shares = {trial.trial_id: result.shares.get(trial.trial_id, 1.0) for trial in result.selected}
     share = pl.col("trial_id").replace_strict(shares, return_dtype=pl.Float64)
     value = pl.col(metric).fill_nan(None)
     best = value.cum_max() if mode == "max" else value.cum_min()
-    spent = share * (pl.col("train_time").fill_null(0) + pl.col("eval_time").fill_null(0))
-    rows = rows.select("trial_id", "epoch", best=best.over("trial_id"), spent=spent.cum_sum().over("trial_id"))
+    spent = share * (pl.col("train_time") + pl.col("eval_time")).fill_nan(None)
+    # An epoch whose time is not known did not take none.
+    known = pl.when(spent.is_not_null().all().over("trial_id")).then(spent.cum_sum().over("trial_id"))
+    rows = rows.select("trial_id", "epoch", best=best.over("trial_id"), spent=known)
     # Where an epoch has no value the best is that of those before it.
     return rows.with_columns(pl.col("best").forward_fill().over("trial_id")).drop_nulls("best")
 
@@ -143,7 +154,8 @@ def _reached(curves: pl.DataFrame, target: float, sign: int) -> Reached:
     first = curves.filter(sign * pl.col("best") >= sign * target).group_by("trial_id").first()
     if not first.height:
         return Reached(0, None, None)
-    return Reached(first.height, *(statistics.median(first[name].to_list()) for name in ("epoch", "spent")))
+    epoch, spent = (first[name].drop_nulls().to_list() for name in ("epoch", "spent"))
+    return Reached(first.height, statistics.median(epoch), statistics.median(spent) if spent else None)
 
 
 def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
@@ -152,16 +164,18 @@ def budget_sheet(budget: Budget, results: Sequence[CellResult]) -> Sheet:
     rows = [result for group in ordered(readable(results)) for result in group if result.label in known]
     cells = [known[result.label] for result in rows]
     quantity = quantity_title(budget.metric)
+    least = 1 if quantity in QUANTITIES.values() and quantity != QUANTITIES["bpp"] else 3
+    digits = digits_of([each for cell in cells for each in (cell.at_epochs, cell.at_time)], least)
     goal = f"{budget.target:.1f} %" if "%" in quantity else f"{budget.target:.4g}"
     return Sheet.plain(
         title=f"at equal cost, validation {quantity}",
         subtitle="",
         keys=key_columns(rows),
         columns=[
-            Column(f"after {budget.epochs}\nepochs", tuple(estimate_texts([cell.at_epochs for cell in cells], 1))),
+            Column(f"after {budget.epochs}\nepochs", tuple(estimate_texts([cell.at_epochs for cell in cells], digits))),
             Column(
                 f"after\n{short_text(budget.device_seconds)} device-s",
-                tuple(estimate_texts([cell.at_time for cell in cells], 1)),
+                tuple(estimate_texts([cell.at_time for cell in cells], digits)),
             ),
             Column(f"epochs to\n{goal}", tuple(short_text(cell.target.epochs) for cell in cells), right=True),
             Column(f"device-s to\n{goal}", tuple(short_text(cell.target.device_seconds) for cell in cells), right=True),
@@ -187,4 +201,6 @@ def _data_note(rows: Sequence[CellResult]) -> list[str]:
 def _unknown_note(cells: Sequence[AtBudget]) -> list[str]:
     count = sum(cell.unknown for cell in cells)
     whole = f"of {count} trial{'s' * (count != 1)} the share of the device is not known and taken as the whole."
-    return [whole] if count else []
+    untimed = sum(cell.untimed for cell in cells)
+    missing = f"of {untimed} trial{'s' * (untimed != 1)} the time of an epoch is not known: in no device time."
+    return [whole] * bool(count) + [missing] * bool(untimed)

@@ -150,7 +150,7 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     marked = tuple(f"{text}{star}" for text, star in zip(tested, stars, strict=True))
     columns = [Column(f"test\n{quantity}", marked)]
     rates = [r.test_bpp for r in rows]
-    columns.append(Column(f"test\n{QUANTITIES['bpp']}", tuple(estimate_texts(rates, _digits_of(rates, 3)))))
+    columns.append(Column(f"test\n{QUANTITIES['bpp']}", tuple(estimate_texts(rates, digits_of(rates, 3)))))
     if any(r.difference for r in rows):
         references = {r.baseline: r.difference.to for r in rows if r.difference}
         said = [r.difference.verdict if r.difference else references.get(r.label, "") for r in rows]
@@ -295,7 +295,7 @@ def _digits(rows: Sequence[CellResult]) -> int:
     return digits + any(float(f"{bound:.{digits}f}") == 0 for bound in bounds)
 
 
-def _digits_of(estimates: Sequence[Estimate | None], least: int) -> int:
+def digits_of(estimates: Sequence[Estimate | None], least: int) -> int:
     """Decimals that show the spread of most, `least` where they have none."""
     spreads = sorted(e.sd for e in estimates if e is not None and e.sd)
     return max(least, min(6, 1 - math.floor(math.log10(5 * spreads[len(spreads) // 2])))) if spreads else least
@@ -339,12 +339,12 @@ def _differences(rows: Sequence[CellResult], digits: int) -> list[str]:
 
 
 def _pairs(rows: Sequence[CellResult]) -> list[str]:
-    """How many pairs a difference is of, where both cells have more seeds."""
+    """How many pairs a difference is of, where one of both cells has more seeds."""
     seeds = {r.label: r.test.n for r in rows if r.test}
     texts = []
     for row in rows:
-        found, least = row.difference, min(seeds.get(row.label, 0), seeds.get(row.baseline or "", 0))
-        texts.append(f" ({found.n} pair{'s' * (found.n != 1)})" if found and found.paired and found.n < least else "")
+        found, most = row.difference, max(seeds.get(row.label, 0), seeds.get(row.baseline or "", 0))
+        texts.append(f" ({found.n} pair{'s' * (found.n != 1)})" if found and found.paired and found.n < most else "")
     return texts
 
 

@@ -101,3 +101,25 @@ def test_one_target_over_unlike_data_is_remarked() -> None:
     said = "the same for all data"
     assert not any(said in note for note in budget_sheet(budget, results).footnotes)
     assert any(said in note for note in budget_sheet(budget, unlike).footnotes)
+
+
+def test_a_time_that_is_not_known_is_not_none() -> None:
+    results, epochs = made({"whole": 1.0, "unknown": 1.0, "partly": 1.0})
+    lost = {each.trial_id for each in (*results[1].selected, results[2].selected[0])}
+    gone = (
+        pl.when(pl.col("trial_id").is_in(list(lost)) & (pl.col("epoch") > 1)).then(None).otherwise(pl.col("train_time"))
+    )
+    budget = budget_of(results, epochs.with_columns(train_time=gone), target=30.0)
+    assert budget.device_seconds == pytest.approx(60.0)
+    assert [cell.at_time.n if cell.at_time else 0 for cell in budget.cells] == [2, 0, 1]
+    assert [cell.target.device_seconds for cell in budget.cells] == [30.0, None, 30.0]
+    assert "of 3 trials the time of an epoch is not known" in " ".join(budget_sheet(budget, results).footnotes)
+
+
+def test_a_loss_has_the_decimals_that_its_spread_needs() -> None:
+    results, epochs = made({"whole": 1.0, "half": 0.5})
+    first = [result.selected[0].trial_id for result in results]
+    loss = pl.when(pl.col("trial_id").is_in(first)).then(1.441).otherwise(1.456)
+    budget = at_equal_cost(results, epochs.with_columns(eval_loss=loss), "eval_loss", "min")
+    assert budget is not None
+    assert budget_sheet(budget, results).columns[0].texts[0] == "1.449 ± 0.011 (2)"
