@@ -65,8 +65,8 @@ class Difference:
     """Comparisons corrected for: those tested, or with the best on validation all pairs."""
     verdict: Verdict
     seeds_needed: int | None
-    """Pairs that would tell the observed difference with 80 % power at 5 % over `compared`; none below three pairs, for
-    two samples, or when out of reach."""
+    """Pairs, or of two samples seeds of each, that would tell the observed difference with 80 % power at 5 % over
+    `compared`; none below two seeds, without a spread, or when out of reach."""
 
     @property
     def paired(self) -> bool:
@@ -99,7 +99,7 @@ class CellResult:
     peak_memory: float | None
     """Highest over the selected trials, MiB."""
     device_hours: float | None
-    """Of all trials of the cell, its tuning included."""
+    """Of all trials of the cell, its tuning included; none where a complete one has none."""
     param_count: float | None
     """Median, millions."""
     gmacs: float | None
@@ -137,6 +137,8 @@ class CellResult:
     they are the test metric itself."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Trial of any setting -> the share of a device that it occupied; without those of which it is not known."""
+    unpriced: int = 0
+    """Complete trials without device hours, where others of the cell have some: a sum would leave them out."""
 
     @property
     def teacher(self) -> str | None:

@@ -118,6 +118,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
     chosen = {trial.trial_id for trial in done}
     kept = _where(sound, lambda place: sound["trial_id"][place] in chosen)
     teachers = _known(kept["teacher_top1"])
+    unpriced = complete["device_hours"].count(None) if _known(begun["device_hours"]) else 0
     left_out = {trial_id: how for trial_id, how in _by_trial(complete, "deviation").items() if how is not None}
     return CellResult(
         label=cell.label,
@@ -133,7 +134,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         train_time=_median(kept["train_time"]),
         epoch_time=_epoch_time(kept),
         peak_memory=max(_known(kept["peak_memory"]), default=None),
-        device_hours=_sum(begun["device_hours"]),
+        device_hours=None if unpriced else _sum(begun["device_hours"]),
         param_count=_median(kept["param_count"]),
         gmacs=_median(kept["gmacs"]),
         infer_samples_per_sec=_median(kept["infer_samples_per_sec"]),
@@ -151,6 +152,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         passed_over=_passed_over(cell, selected, scores, mode),
         test_bpp=estimate(_known(kept[BPP])) if test_metric != BPP else None,
         shares=_shares(begun),
+        unpriced=unpriced,
     )
 
 

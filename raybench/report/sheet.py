@@ -12,7 +12,7 @@ from raybench.config.plan import short_key, show
 from raybench.config.price import Price
 from raybench.report.comparison import CellResult, Difference
 from raybench.report.references import published_lines
-from raybench.report.statistics import Estimate
+from raybench.report.statistics import MAX_SEEDS, Estimate
 from raybench.report.verdicts import rivalries
 from raybench.results.published import PublishedRow
 
@@ -356,9 +356,9 @@ def signed_text(value: float, digits: int) -> str:
 
 def _seeds_to_tell(result: CellResult) -> str:
     found = result.difference
-    if found is None or found.verdict != "not distinguishable" or found.seeds_needed is None:
+    if found is None or found.verdict not in ("not distinguishable", "too few seeds") or not found.sd:
         return ""
-    return f"{found.seeds_needed:,}"
+    return f"> {MAX_SEEDS:,}" if found.seeds_needed is None else f"{found.seeds_needed:,}"
 
 
 def _range(bounds: tuple[float, float] | None) -> str:
@@ -402,6 +402,9 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
             over = f"Bonferroni-corrected over {count} comparison{'s' * (count != 1)}"
             notes.append(f"* best, and better than every other cell {beside} (same tests, {over}).")
     notes += _passed_over_note(rows)
+    if unpriced := sum(r.unpriced for r in rows):
+        of = f"{unpriced} complete trial{'s' * (unpriced != 1)}"
+        notes.append(f"device hours: not known of {of}; cells with one have no sum and no cost.")
     if len(names := sorted(set(_teachers(rows)) - {""})) == 1:
         notes.append(f"teacher: {names[0]}.")
     presets = sorted({preset for r in rows for preset in r.presets})

@@ -141,16 +141,19 @@ def _judged(results: list[CellResult]) -> list[CellResult]:
     judged: list[CellResult] = []
     for result in results:
         found = result.difference
-        if found is None or found.p is None:
+        if found is None:
             judged.append(result)
+            continue
+        # Enough where this one difference would have to pass the whole correction.
+        needed = seeds_needed(found.mean, found.sd, SIGNIFICANCE / max(1, compared)) if found.sd else None
+        if found.p is None:
+            judged.append(replace(result, difference=replace(found, seeds_needed=needed)))
             continue
         p_holm = next(corrected)
         upwards = found.mean > 0 if result.test_mode == "max" else found.mean < 0
         verdict: Verdict = "not distinguishable"
         if p_holm < SIGNIFICANCE:
             verdict = "better" if upwards else "worse"
-        # Enough where this one difference would have to pass the whole correction.
-        needed = seeds_needed(found.mean, found.sd, SIGNIFICANCE / compared) if found.paired and found.sd else None
         found = replace(found, p_holm=p_holm, compared=compared, verdict=verdict, seeds_needed=needed)
         judged.append(replace(result, difference=found))
     return judged

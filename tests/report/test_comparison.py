@@ -473,3 +473,20 @@ def test_a_metric_that_rows_lack_is_blank() -> None:
     assert result.validation is not None
     (none, _) = compare([cell(0.0), cell(0.5)], frame(rows), test_metric="test_top9")
     assert (none.test, none.counts.complete) == (None, 3)
+
+
+def test_device_hours_are_none_where_those_of_a_complete_trial_are_not_known() -> None:
+    rows = costing(0.0, 0.1, [None] * 3)
+    rows[1] |= {"device_hours": None}
+    (result,) = compare([cell(0.0)], frame(rows))
+    assert (result.device_hours, result.unpriced) == (None, 1)
+    assert any("not known of 1 complete trial;" in note for note in make_sheet([result], "any").footnotes)
+
+
+@pytest.mark.parametrize(
+    ("taught", "said"), [([71.0, 71.2], "10"), ([70.5, 70.5, 72.5, 72.501], "> 10,000"), ([70.0, 71.0, 72.0, 73.0], "")]
+)
+def test_seeds_to_tell_are_said_from_two_seeds_on(taught: list[float], said: str) -> None:
+    results = compared({0.0: ALONE, 0.5: taught})
+    columns = {column.title: column.texts for column in make_sheet(results, "any").columns}
+    assert columns.get("seeds\nto tell", ("", ""))[1] == said

@@ -58,7 +58,7 @@ train  alpha  kind  top-1 (%)         95 % interval      verdict              to
 1,000   0.00  –     79.2 ± 0.4 (2)                       student alone                       80.2  1 without test_top1 of 3            0.03                12   76.1 to 82.4
 1,000   0.25  soft                                                                                 1 failed, 1 pruned, 1 due of 3
 1,000   0.50  hard  79.9       (1)    +0.9 (1 pair)      too few seeds                       80.9  2 due of 3                          0.03       96.2     12
-1,000   0.50  soft  79.7 ± 0.7 (2)    +0.5 [-2.7, +3.6]  too few seeds                       80.7  1 diverged of 3                     0.03       96.2     12   73.3 to 86.1
+1,000   0.50  soft  79.7 ± 0.7 (2)    +0.5 [-2.7, +3.6]  too few seeds             10        80.7  1 diverged of 3                     0.03       96.2     12   73.3 to 86.1
 
 test: mean ± sample sd (n seeds) of the setting selected on validation top-1; test scored once.
 difference: to the student alone with the same other factors, paired by seed, t interval of each alone. verdict: paired
