@@ -38,9 +38,14 @@ def html_page(table: Compared) -> str:
             path = draw(Path(name) / f"{number}.svg")
             if path is not None:
                 parts.append(FigurePart(title[0].upper() + title[1:], path.read_text(encoding="utf-8"), ""))
+    return report_page(table.title, f"preset {table.preset}", parts, f"From the {source_of(table)}.")
+
+
+def source_of(table: Compared) -> str:
+    """What a page and each of its figures are made from: a figure may be taken out of its page."""
     commits = ", ".join(sorted({commit for result in table.results for commit in result.commits.values()}))
-    footer = f"From the rows of {table.trials.height:,} trials{f', made by commit {commits}' if commits else ''}."
-    return report_page(table.title, f"preset {table.preset}", parts, footer)
+    made = f", made by commit {commits}" if commits else ""
+    return f"rows of {table.trials.height:,} trials of {table.name}, preset {table.preset}{made}"
 
 
 def latex(table: Compared) -> str:
@@ -52,19 +57,19 @@ def figures(table: Compared) -> list[Drawn]:
     """What may be drawn of a comparison, the most important first."""
     results, trials, epochs = list(table.results), table.trials, table.epochs
     metric, test = results[0].metric, results[0].test_metric
-    named, measured = table.name, metric_words(test)
+    named, measured, source = table.name, metric_words(test), source_of(table)
 
     def of_key(key: str) -> Drawn:
         title = f"{named}: {measured} by {key_title(key)}"
-        return key_title(key), lambda path: against(trials, key, test, path, title, select_by=metric)
+        return key_title(key), lambda path: against(trials, key, test, path, title, source, select_by=metric)
 
     def beside_alpha(key: str) -> Drawn:
         title = f"{named}: does alpha's effect depend on the {key_title(key)}?"
-        return f"Alpha and {key_title(key)}", lambda path: alpha_interaction(results, key, path, title)
+        return f"Alpha and {key_title(key)}", lambda path: alpha_interaction(results, key, path, title, source)
 
     def of_cost(cost: Cost, name: str) -> Drawn:
         title = f"{named}: {measured} against {name}"
-        return f"Against {name}", lambda path: pareto_figure(results, cost, path, title)
+        return f"Against {name}", lambda path: pareto_figure(results, cost, path, title, source)
 
     keys = _varying(table)
     question = table.config.question if table.config and table.config.question else table.title
@@ -72,15 +77,15 @@ def figures(table: Compared) -> list[Drawn]:
     merging, settings = f"{named}: speed and accuracy by merged tokens", f"{named}: every setting"
     depends = f"{named}: what the {metric_words(metric)} depends on"
     return [
-        ("Test results", lambda path: comparison_figure(results, path, question)),
-        ("Validation curves", lambda path: curves_figure(epochs, results, path, curves, metric)),
-        ("Training and validation", lambda path: four_panels(epochs, few(results), path, four)),
+        ("Test results", lambda path: comparison_figure(results, path, question, source)),
+        ("Validation curves", lambda path: curves_figure(epochs, results, path, curves, metric, source)),
+        ("Training and validation", lambda path: four_panels(epochs, few(results), path, four, source)),
         *(of_key(key) for key in ("dataset.train_size", "optimizer.lr") if key in keys),
         *(beside_alpha(key) for key in _beside_alpha(table)),
         *(of_cost(cost, name) for cost, name in COSTS.items()),
-        ("Token merging", lambda path: speed_against_r(trials, path, merging)),
-        ("All settings", lambda path: parallel_coordinates(trials, keys, metric, path, settings)),
-        ("What matters", lambda path: importance_figure(trials, keys, metric, path, depends)),
+        ("Token merging", lambda path: speed_against_r(trials, path, merging, source)),
+        ("All settings", lambda path: parallel_coordinates(trials, keys, metric, path, settings, source)),
+        ("What matters", lambda path: importance_figure(trials, keys, metric, path, depends, source)),
     ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import inspect
 import io
 import json
 import os
@@ -23,7 +25,7 @@ import pytest
 import yaml
 
 from raybench.api import load_results
-from raybench.commands import comparing
+from raybench.commands import comparing, reporting
 from raybench.commands.comparing import Asked, Compared, compare_sweeps, compare_trials, sweeps_in
 from raybench.commands.export import _asked
 from raybench.commands.one_trial import find_trial
@@ -438,6 +440,21 @@ def test_a_page_holds_tables_and_figures_and_asks_nobody_for_anything(
     assert 'http-equiv="Content-Security-Policy"' in page
     assert not re.search(r"(src|href)=.https?://", page)
     assert "deit_reverse-quick.html" in capsys.readouterr().out
+
+
+def test_every_figure_says_where_its_numbers_come_from(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = only(made(), "deit_reverse")
+    drawing = [name for name, value in vars(reporting).items() if "source" in getattr(value, "__annotations__", {})]
+    said: dict[str, Any] = {}
+    for name in drawing:
+        bind = inspect.signature(getattr(reporting, name)).bind
+        note = functools.partial(lambda name, bind, *args, **kw: said.update({name: bind(*args, **kw)}), name, bind)
+        monkeypatch.setattr(reporting, name, note)
+    for _, draw in reporting.figures(table):
+        draw(Path("none.svg"))
+    assert len(said) == len(drawing) == 9
+    source = f"rows of {table.trials.height} trials of deit_reverse, preset quick"
+    assert {bound.arguments.get("source") for bound in said.values()} == {source}
 
 
 def test_latex_holds_every_cell(made: Made) -> None:
