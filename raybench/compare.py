@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from raybench.commands.arguments import duration, positive, price
 from raybench.commands.endings import EXIT_COMPLETE, ended
 from raybench.config.folders import results_root
+from raybench.errors import ResultsError
 
 if TYPE_CHECKING:
     from raybench.commands.comparing import Compared
@@ -82,6 +83,8 @@ def _command(args: argparse.Namespace) -> int:
 
     root = folder_at(args.results)
     if args.examples:
+        if args.format is not None or args.out is not None:
+            raise ResultsError("--examples prints one table for the terminal; leave --format and --out away")
         _print_sheets([compare_trials(root, args.sweeps, *args.examples)])
         return EXIT_COMPLETE
     given = args.price_per_hour
@@ -98,14 +101,25 @@ def _command(args: argparse.Namespace) -> int:
     if args.out is not None:
         _write(tables, args.format or "md", args.out)
     elif args.format is not None:
-        print(together([table.text(args.format) for table in tables], args.format), end="")
+        print(together(tables, args.format), end="")
     else:
         _print_sheets([sheet for table in tables for sheet in table.sheets()])
     return EXIT_COMPLETE
 
 
-def together(texts: Sequence[str], form: str) -> str:
-    """Several tables as one text: of JSON a list."""
+def together(tables: Sequence[Compared], form: str) -> str:
+    """Several tables as one text: of JSON a list, of CSV one table of all records.
+
+    Raises ResultsError for several pages, which are no page together.
+    """
+    from raybench.report.export import as_csv
+
+    if form == "csv":
+        return as_csv([record for table in tables for record in table.records()])
+    if form == "html" and len(tables) > 1:
+        named = ", ".join(f"{table.name} {table.preset}" for table in tables)
+        raise ResultsError(f"{len(tables)} pages ({named}) make no one page; add --out DIR, or name one with --preset")
+    texts = [table.text(form) for table in tables]
     if form != "json" or len(texts) == 1:
         return "\n".join(texts)
     return "[\n" + ",\n".join(text.rstrip("\n") for text in texts) + "\n]\n"

@@ -101,10 +101,7 @@ class Compared:
     def text(self, form: str) -> str:
         """All of it as md, html, csv, latex or json."""
         if form == "csv":
-            found, _ = self._trends()
-            told = [{f"trend/{key}": value for key, value in found[r.label].items()} for r in self.results]
-            cells = records(self.results, self.price)
-            return as_csv([{**cell, **trend, "stale": self.stale} for cell, trend in zip(cells, told, strict=True)])
+            return as_csv(self.records())
         if form == "json":
             return as_json(self._content())
         if form in ("html", "latex"):
@@ -112,6 +109,20 @@ class Compared:
 
             return html_page(self) if form == "html" else latex(self)
         return "\n".join(sheet_markdown(sheet) for sheet in self.sheets())
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat record a cell, with what is known of it from every table but the published one's."""
+        found, _ = self._trends()
+        return [
+            {
+                "sweep": self.name,
+                "preset": self.preset,
+                **cell,
+                **{f"trend/{key}": value for key, value in found[cell["cell"]].items()},
+                "stale": self.stale,
+            }
+            for cell in records(self.results, self.price)
+        ]
 
     def _trends(self) -> tuple[dict[str, dict[str, Any]], float]:
         """Label -> what its curve tells, for every cell; the last epoch at which a crossing was looked for."""

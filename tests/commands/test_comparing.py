@@ -466,8 +466,34 @@ def test_latex_holds_every_cell(made: Made) -> None:
 def test_files_are_written_where_asked(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = made()
     assert main(["--results", str(root), "--format", "csv", "--out", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "deit_reverse-quick.csv").read_text().startswith("cell,")
+    assert (tmp_path / "out" / "deit_reverse-quick.csv").read_text().startswith("sweep,preset,cell,")
     assert "deit_reverse-quick.csv" in capsys.readouterr().out
+
+
+def test_several_tables_are_one_csv_and_no_one_page(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    root = made("deit_reverse", "small", described=False)
+    tables = compare_sweeps(root, ["deit_reverse"], Asked())
+    assert main(["deit_reverse", "--results", str(root), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out), strict=True))
+    wanted = [("deit_reverse", table.preset, result.label) for table in tables for result in table.results]
+    assert len(tables) == 2
+    assert [(row["sweep"], row["preset"], row["cell"]) for row in rows] == wanted
+    assert not any(None in row or None in row.values() for row in rows)
+    assert main(["deit_reverse", "--results", str(root), "--format", "html"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "2 pages (deit_reverse quick, deit_reverse small)" in said.err
+    assert "--out DIR" in said.err
+
+
+@pytest.mark.parametrize("arguments", [["--format", "json"], ["--out", "there"]])
+def test_two_trials_are_compared_in_the_terminal_alone(
+    made: Made, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    trials = ["ffffffffffff", "eeeeeeeeeeee"]
+    assert main(["--results", str(made()), "--examples", *trials, *arguments]) == 2
+    assert "leave --format and --out away" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
