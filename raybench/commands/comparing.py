@@ -19,7 +19,7 @@ from raybench.report.budget import Budget, at_equal_cost, budget_sheet
 from raybench.report.cells import Axes, Grouped, grouped
 from raybench.report.comparison import CellResult, compare
 from raybench.report.examples import examples_sheet, over_examples
-from raybench.report.export import as_csv, as_json, records
+from raybench.report.export import as_csv, as_json, cost_record, records
 from raybench.report.fits import LogFit
 from raybench.report.reproduction import Reproduction, reproduction_sheet, reproductions
 from raybench.report.sheet import Sheet, make_sheet, quantity_title
@@ -118,6 +118,7 @@ class Compared:
                 "sweep": self.name,
                 "preset": self.preset,
                 **cell,
+                **{f"at_equal_cost/{key}": value for key, value in cost_record(self.budget, cell["cell"]).items()},
                 **{f"trend/{key}": value for key, value in found[cell["cell"]].items()},
                 "stale": self.stale,
             }

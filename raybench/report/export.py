@@ -11,6 +11,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from raybench.config.price import Price
+from raybench.report.budget import Budget
 from raybench.report.comparison import CellResult
 
 
@@ -30,15 +31,17 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         **{f"selected/{key}": _plain(result.tuned.get(key)) for key in tuned},
         "metric": result.test_metric,
         **_estimate(result.test, ""),
+        "by_seed": _plain(dict(result.by_seed)),
         **_estimate(result.test_bpp, "test_bpp_"),
         "selected_by": result.metric,
-        "validation_mean": result.validation.mean if result.validation else None,
+        **_estimate(result.validation, "validation_"),
         "compared_with": result.baseline,
         "difference": told.get("mean"),
         "difference_sd": told.get("sd"),
         "difference_low": told.get("low"),
         "difference_high": told.get("high"),
         "difference_n": told.get("n"),
+        "difference_by_seed": _plain(dict(difference.by_seed)) if difference else None,
         "paired": difference.paired if difference else None,
         "p": told.get("p"),
         "p_holm": told.get("p_holm"),
@@ -61,6 +64,21 @@ def _record(result: CellResult, keys: Sequence[str], tuned: Sequence[str], price
         "presets": "+".join(result.presets),
         "dataset_variants": "+".join(result.variants),
         "trial_ids": " ".join(trial.trial_id for trial in result.selected),
+    }
+
+
+def cost_record(budget: Budget | None, label: str) -> dict[str, Any]:
+    """What a cell is at equal cost, the same keys for each; none where it has no curve, or no other has."""
+    cell = next((cell for cell in budget.cells if cell.label == label), None) if budget else None
+    return {
+        "epochs": budget.epochs if budget else None,
+        **_estimate(cell and cell.at_epochs, "epochs_"),
+        "device_seconds": budget.device_seconds if budget else None,
+        **_estimate(cell and cell.at_time, "device_seconds_"),
+        "target": budget.target if budget else None,
+        "target_seeds": cell.target.seeds if cell else None,
+        "target_epochs": cell.target.epochs if cell else None,
+        "target_device_seconds": cell.target.device_seconds if cell else None,
     }
 
 

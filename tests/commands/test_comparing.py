@@ -639,3 +639,30 @@ def test_json_and_csv_hold_what_the_printed_tables_say(made: Made) -> None:
     assert [row["best"] for row in rows] == [str(result.best) for result in table.results]
     assert [float(row["trend/log_r2"]) for row in rows] == [by_cell[row["cell"]]["log_r2"] for row in rows]
     assert {"trend/power_c", "trend/crossing_epoch", "teacher_top1_high", "without_metric"} <= set(rows[0])
+
+
+def test_csv_and_json_hold_every_seed_the_validation_and_the_equal_cost(made: Made) -> None:
+    table = only(made(), "deit_reverse")
+    rows = list(csv.DictReader(io.StringIO(table.text("csv"))))
+    cells = json.loads(table.text("json"))["cells"]
+    assert table.budget is not None
+    at_cost = {cell.label: cell for cell in table.budget.cells}
+    assert len(at_cost) == len(rows)
+    for result, row, cell in zip(table.results, rows, cells, strict=True):
+        assert result.validation is not None
+        assert result.validation.sd is not None
+        for told in (row, cell):
+            assert json.loads(told["by_seed"]) == {str(seed): value for seed, value in result.by_seed}
+            validation = [float(told[f"validation_{name}"]) for name in ("n", "mean", "sd", "low", "high")]
+            assert validation == list(vars(result.validation).values())
+        if result.difference is not None:
+            differences = {str(seed): value for seed, value in result.difference.by_seed}
+            assert json.loads(row["difference_by_seed"]) == differences
+        found = at_cost[result.label]
+        assert found.at_epochs is not None
+        assert found.at_time is not None
+        told = {key.removeprefix("at_equal_cost/"): row[key] for key in row if key.startswith("at_equal_cost/")}
+        assert (float(told["epochs"]), float(told["epochs_mean"])) == (EPOCHS, found.at_epochs.mean)
+        assert float(told["device_seconds"]) == table.budget.device_seconds
+        assert (int(told["device_seconds_n"]), float(told["device_seconds_sd"])) == (3, found.at_time.sd)
+        assert (float(told["target"]), int(told["target_seeds"])) == (table.budget.target, found.target.seeds)
