@@ -142,6 +142,7 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str, results: Seque
     sources = dict.fromkeys(f"{row.source}{f'; {row.hardware}' if row.hardware else ''}" for row in rows)
     assumed = dict.fromkeys(what for each in found for what in each.assumed)
     notes = [f"({marks[differs]}) {'; '.join(differs)}." for differs in differences]
+    notes += _notes_of(rows)
     if assumed:
         notes.append(f"assumed{_of_preset(results)}, since the source is silent: {'; '.join(assumed)}.")
     if any(each.interval for each in found):
@@ -166,6 +167,15 @@ def reproduction_sheet(found: Sequence[Reproduction], title: str, results: Seque
         labels=[f"{name}: {metric}" for name, metric in zip(names, metrics, strict=True)],
         footnotes=[*notes, *(f"source: {source}" for source in sources)],
     )
+
+
+def _notes_of(rows: Sequence[PublishedRow]) -> list[str]:
+    """What is to be known of published numbers, each once, with the models and quantities of which it is."""
+    said = dict.fromkeys(row.notes for row in rows if row.notes)
+    of = {note: [row for row in rows if row.notes == note] for note in said}
+    models = {note: ", ".join(dict.fromkeys(row.model for row in each)) for note, each in of.items()}
+    metrics = {note: ", ".join(dict.fromkeys(row.metric for row in each)) for note, each in of.items()}
+    return [f"{models[note]} ({metrics[note]}): {note}." for note in said]
 
 
 def _of_preset(results: Sequence[CellResult]) -> str:

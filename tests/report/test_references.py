@@ -207,3 +207,16 @@ def test_what_is_assumed_is_said_of_the_preset_that_it_is_written_for(preset: st
     found = reproductions(published("train_size"), results, pl.DataFrame(), config.assumed)
     notes = reproduction_sheet(found, "t", results).footnotes
     assert any(note.startswith(f"{said} the source is silent: depth, heads") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        ("deit_reverse", "ResNet-50, distilled (overtakes_at): extrapolated by the authors, not run."),
+        ("tome", "the two rows may use different backbones."),
+        ("ci2p", "CI2P-ViT-ds (flops): without the products of attention, which ours counts."),
+    ],
+)
+def test_what_is_to_be_known_of_a_published_number_stands_beneath_once(sweep: str, said: str) -> None:
+    notes = reproduction_sheet(reproductions(published(sweep), [], pl.DataFrame()), "t").footnotes
+    assert sum(note.endswith(said) for note in notes) == 1
