@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from raybench.config.sweep import better
 from raybench.report.comparison import CellResult
+from raybench.report.crossing import Crossing
+from raybench.report.fits import LogFit
 from raybench.report.references import INFERRED_NOTE, closest, described, differing, not_measured
 from raybench.report.sheet import Column, Sheet, cell_names, signed_text
 from raybench.report.statistics import Estimate, binomial_interval, estimate
+from raybench.report.trends import trends
 from raybench.results.published import PublishedRow
 
 OF_RESULT = {
@@ -21,7 +25,7 @@ OF_RESULT = {
 }
 """(metric, unit) of a published row -> the figure of a cell's result that is the same quantity."""
 
-
+SECONDS = {"min": 60.0, "h": 3600.0}
 TIMES = ("epoch_time", "infer_samples_per_sec")
 """Of these, those that belong to the hardware."""
 
@@ -37,7 +41,7 @@ class Reproduction:
     """Label of the closest cell; none where that model was not measured."""
     measured: Estimate | None
     measured_as: str
-    """Which of our figures that is: test, validation at epoch 2 …"""
+    """Which of our figures that is: test, validation at epoch 2 …; `not compared` where a cell has none of it."""
     differs: tuple[str, ...]
     """What keeps the two from being the same setting."""
     assumed: tuple[str, ...]
@@ -72,18 +76,18 @@ def reproductions(
         if nearest is None:
             found.append(Reproduction(row, _interval(row), None, None, "", (not_measured(results),), ()))
             continue
-        measured, named = _measured(row, nearest, epochs)
+        base = next((result for result in results if result.label == nearest.baseline), None)
+        measured, named = _measured(row, nearest, base, epochs)
         label, differs = nearest.label, (*differing(row, nearest), *_read_otherwise(row, nearest))
-        found.append(
-            Reproduction(row, _interval(row), label, measured, named if measured else "", differs, tuple(assumed))
-        )
+        named = named if measured else "not compared"
+        found.append(Reproduction(row, _interval(row), label, measured, named, differs, tuple(assumed)))
     return found
 
 
 def _read_otherwise(row: PublishedRow, result: CellResult) -> tuple[str, ...]:
     """What sets apart how the two numbers came about: the hardware of times, the epoch of an accuracy."""
     found = []
-    if OF_RESULT.get((row.metric, row.unit)) in TIMES:
+    if OF_RESULT.get((row.metric, row.unit)) in TIMES or row.metric == "train_time":
         ours = ", ".join(result.hardware) or "unknown"
         if row.hardware is None or row.hardware.lower() not in ours.lower():
             found.append(f"hardware {ours}, {f'not {row.hardware}' if row.hardware else 'theirs not stated'}")
@@ -99,25 +103,58 @@ def _interval(row: PublishedRow) -> tuple[float, float] | None:
     return binomial_interval(row.value, row.setting.test_images)
 
 
-def _measured(row: PublishedRow, result: CellResult, epochs: pl.DataFrame) -> tuple[Estimate | None, str]:
-    """Ours of the same quantity and its name; none where it is not measured here."""
+def _measured(
+    row: PublishedRow, result: CellResult, base: CellResult | None, epochs: pl.DataFrame
+) -> tuple[Estimate | None, str]:
+    """Ours of the same quantity and its name; none where it is not measured here. `base`: what it is compared with."""
     if row.value is None or not result.selected:
         return None, ""
-    if row.at == "first epoch":
+    if row.at is not None and ("first" in row.at or "step" in row.at):
         return None, ""
     if (name := OF_RESULT.get((row.metric, row.unit))) is not None:
-        value = getattr(result, name)
-        return (None, "") if value is None else (Estimate(1, value, None, None, None), "median")
-    at_end = row.setting.epochs is None or row.setting.epochs >= result.selected[0].schedule.epochs
-    if at_end and not row.metric.startswith("eval_") and result.test_metric == f"test_{row.quantity}":
+        return _one(getattr(result, name)), "median"
+    trained = result.selected[0].schedule.epochs
+    if row.metric == "train_time" and row.unit in SECONDS:
+        took = result.train_time and result.train_time / SECONDS[row.unit]
+        return _one(took), f"median, {trained} epochs"
+    if row.metric in OF_CURVES:
+        return OF_CURVES[row.metric](result, base, epochs)
+    at_end = row.setting.epochs is None or row.setting.epochs >= trained
+    if at_end and not row.metric.startswith(("eval_", "train_")) and result.test_metric == f"test_{row.quantity}":
         return result.test, "test"
     if at_end and result.metric == row.metric:
         return result.validation, "validation"
-    if row.setting.epochs is None:
+    epoch = trained if at_end else row.setting.epochs or trained
+    metric = row.metric if row.metric.startswith("train_") else f"eval_{row.quantity}"
+    where = "training" if row.metric.startswith("train_") else "validation"
+    return _at_epoch(result, epochs, metric, epoch), f"{where} at epoch {epoch}"
+
+
+def _one(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(1, value, None, None, None)
+
+
+def _fitted(result: CellResult, _: CellResult | None, epochs: pl.DataFrame) -> tuple[Estimate | None, str]:
+    (trend,) = trends([result], epochs, result.metric)[0] or (None,)
+    return _one(trend.log.r2 if trend and isinstance(trend.log, LogFit) else None), "fit to validation"
+
+
+def _overtakes(result: CellResult, base: CellResult | None, epochs: pl.DataFrame) -> tuple[Estimate | None, str]:
+    found = trends([result, base], epochs, result.metric)[0] if base else []
+    crossing = next((trend.crossing for trend in found if trend.label == result.label), None)
+    if not isinstance(crossing, Crossing) or crossing.rises != (better(result.metric) == "max"):
         return None, ""
-    return _at_epoch(
-        result, epochs, f"eval_{row.quantity}", row.setting.epochs
-    ), f"validation at epoch {row.setting.epochs}"
+    return _one(crossing.epoch), f"crossing of both fits{', extrapolated' if crossing.extrapolated else ''}"
+
+
+def _costlier(result: CellResult, base: CellResult | None, _: pl.DataFrame) -> tuple[Estimate | None, str]:
+    if base is None or not result.epoch_time or not base.epoch_time:
+        return None, ""
+    return _one(result.epoch_time / base.epoch_time), "medians, an epoch"
+
+
+OF_CURVES = {"r2": _fitted, "overtakes_at": _overtakes, "train_cost": _costlier}
+"""Metric of a published row -> what tells the same of our cell, beside the one that it is compared with."""
 
 
 def _at_epoch(result: CellResult, epochs: pl.DataFrame, metric: str, epoch: int) -> Estimate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
@@ -220,3 +221,51 @@ def test_what_is_assumed_is_said_of_the_preset_that_it_is_written_for(preset: st
 def test_what_is_to_be_known_of_a_published_number_stands_beneath_once(sweep: str, said: str) -> None:
     notes = reproduction_sheet(reproductions(published(sweep), [], pl.DataFrame()), "t").footnotes
     assert sum(note.endswith(said) for note in notes) == 1
+
+
+def measured(sweep: str, metric: str) -> dict[tuple[str, str], tuple[Any, str]]:
+    """Published model and quantity (its place in the run, else its unit) -> ours, of trials that are all complete."""
+    plan = make_plan(load_sweep(sweep, "paper"))
+    test, times = metric.replace("eval_", "test_"), {}
+    for trial in plan.trials():
+        times[trial.trial_id] = 14_400.0 if trial.canonical().distillation.teacher else 7_200.0
+    about = {"status": "complete", metric: 50.0, test: 50.0, "epochs": 9}
+    rows = [{"trial_id": name, **about, "train_time": seconds} for name, seconds in times.items()]
+    epochs = [
+        {"trial_id": t.trial_id, "epoch": epoch, "train_loss": 8 / epoch, "train_top1": 60.0 + epoch}
+        | {"eval_loss": 15 / epoch, "eval_top1": (math.log(epoch) - 1) * times[t.trial_id] / 7_200}
+        for t in plan.trials()
+        for epoch in sorted({1, 2, 3, 5, 8, t.schedule.epochs})
+    ]
+    results = compare(plan.cells, pl.DataFrame(rows), metric, "max", test)
+    found = reproductions(published(sweep), results, pl.DataFrame(epochs))
+    ours = [(each.measured.mean if each.measured else None, each.measured_as) for each in found]
+    names = [(row.model, f"{row.metric} {row.at or row.unit}".strip()) for row in published(sweep)]
+    return dict(zip(names, ours, strict=True))
+
+
+def test_what_is_stored_of_the_run_stands_beside_published_numbers_of_it() -> None:
+    found = {metric: ours for (_, metric), ours in measured("multi30k", "eval_loss").items()}
+    assert found["train_time min"] == (120.0, "median, 8 epochs")
+    # The source counts epochs from 0.
+    assert found["train_loss end of epoch 0"] == (8.0, "training at epoch 1")
+    assert found["train_loss epoch 7"] == (1.0, "training at epoch 8")
+    for metric in ("train_loss first step", "train_loss epoch 3 step 281", "vocabulary_de words", "lr end"):
+        assert found[metric] == (None, "not compared")
+
+
+def test_training_accuracy_and_loss_are_those_of_the_last_epoch() -> None:
+    found = measured("tinyvit_resnet", "eval_top1")
+    assert found["ResNet-18", "train_top1 %"] == (90.0, "training at epoch 30")
+    assert found["ResNet-18", "eval_loss"] == (0.5, "validation at epoch 30")
+    assert found["ResNet-18", "eval_top1 %"] == (50.0, "validation")
+
+
+def test_what_the_curves_tell_stands_beside_published_fits() -> None:
+    found = measured("deit_reverse", "eval_top1")
+    assert found["ResNet-50, alone", "r2"] == (pytest.approx(1.0), "fit to validation")
+    assert found["ResNet-50, distilled", "train_cost x"] == (2.0, "medians, an epoch")
+    assert found["ResNet-50, distilled", "train_time h"] == (4.0, "median, 200 epochs")
+    # ln(e) - 1 and twice that meet where both are 0.
+    crossing = (pytest.approx(math.e), "crossing of both fits")
+    assert found["ResNet-50, distilled", "overtakes_at epoch"] == crossing
