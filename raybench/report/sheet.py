@@ -120,6 +120,7 @@ def make_sheet(
     about = [f"{short_name(key)} {show(value)}" for key, value in constant.items()]
     presets = sorted({preset for r in rows for preset in r.presets})
     about = [f"preset {' and '.join(presets)}"] * bool(presets) + about
+    about += [f"work {work} GMAC"] if (work := _shared_work(rows)) else []
     return Sheet(
         title=title,
         subtitle=" · ".join(about),
@@ -174,10 +175,10 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     sizes = tuple(short_text(r.param_count) for r in rows)
     columns.append(Column("size\n(M)", sizes, right=True))
     work = tuple(short_text(r.gmacs) for r in rows)
-    if len({text for text in work if text}) > 1:
+    if _shared_work(rows) is None:
         columns.append(Column("work\n(GMAC)", work, right=True))
-        speeds = tuple(f"{r.infer_samples_per_sec:,.0f}" if r.infer_samples_per_sec else "" for r in rows)
-        columns.append(Column("inference\n(1/s)", speeds, right=True))
+    speeds = tuple(f"{r.infer_samples_per_sec:,.0f}" if r.infer_samples_per_sec else "" for r in rows)
+    columns.append(Column("inference\n(1/s)", speeds, right=True))
     times = tuple(f"{r.train_time:,.0f}" if r.train_time is not None else "" for r in rows)
     columns.append(Column("train\n(s)", times, right=True))
     columns.append(Column("95 % interval\nof test", tuple(_interval(r.test, digits) for r in rows), right=True))
@@ -189,6 +190,12 @@ def _columns(rows: Sequence[CellResult], best: Sequence[bool], price: Price | No
     if price is not None:
         columns.append(Column("\ncost", tuple(short_text(price.of(r.device_hours)) for r in rows), right=True))
     return columns
+
+
+def _shared_work(rows: Sequence[CellResult]) -> str | None:
+    """Multiply-adds that all cells have in common; none where they differ or one is not known."""
+    texts = {short_text(row.gmacs) for row in rows}
+    return texts.pop() or None if len(texts) == 1 else None
 
 
 def _interval(found: Estimate | None, digits: int) -> str:

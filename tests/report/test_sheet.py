@@ -53,7 +53,7 @@ def test_a_cell_has_a_short_name_where_one_column_is_all_there_is() -> None:
     assert next(column for column in sheet.columns if "our cell" in column.title).texts == ("vit (tome_r=8)",)
 
 
-def test_work_and_speed_are_shown_where_work_differs() -> None:
+def test_work_is_a_column_where_it_differs_and_speed_wherever_it_is_known() -> None:
     slow, fast = results(BASE, {"name": "resnet20"})
     slow, fast = (
         replace(each, gmacs=g, infer_samples_per_sec=s) for each, g, s in ((slow, 2.0, 10.0), (fast, 1.0, 25.0))
@@ -62,7 +62,11 @@ def test_work_and_speed_are_shown_where_work_differs() -> None:
     assert titles["work\n(GMAC)"] == ("2", "1")
     assert titles["inference\n(1/s)"] == ("10", "25")
     same = make_sheet([slow, replace(fast, gmacs=2.0)], "any")
-    assert "work\n(GMAC)" not in {column.title for column in same.columns}
+    titles = {column.title: column.texts for column in same.columns}
+    assert "work\n(GMAC)" not in titles
+    # As much work is not as much time; what all share stands above.
+    assert titles["inference\n(1/s)"] == ("10", "25")
+    assert same.subtitle.endswith("work 2 GMAC")
 
 
 def test_energy_is_shown_where_there_is_any_and_said_to_be_of_the_whole_device() -> None:
