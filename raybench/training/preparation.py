@@ -38,6 +38,7 @@ from raybench.models import count_parameters
 from raybench.models.builder import BuiltModel
 from raybench.models.macs import count_macs
 from raybench.results.depot import MARK, depot
+from raybench.results.storage import Stamp, stamp
 from raybench.training.batches import TrainingImages, views_of
 from raybench.training.checkpoints import Checkpoints
 from raybench.training.device import Device, choose_device, out_of_memory, where_computed, workers
@@ -159,23 +160,20 @@ def _forget(folder: Path) -> None:
 def _ready(folder: Path) -> TeacherRecord | None:
     """The record of a teacher whose weights are there as they were written."""
     record, weights = TeacherRecord.load(folder), folder / WEIGHTS
+    version = stamp(weights)
+    if record is None or version is None:
+        return None
     try:
-        version = _version(weights)
-        if record is None or record.weights_digest in ("", _digest_of(weights, version)):
+        if not record.weights_digest or record.weights_digest == _digest_of(weights, version):
             return record
-    except FileNotFoundError:
+    except FileNotFoundError:  # gone since
         return None
     logger.warning(f"{weights} is damaged (SHA-256); the teacher is prepared again")
     return None
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    state = path.stat()
-    return state.st_ino, state.st_size, state.st_mtime_ns
-
-
 @functools.lru_cache
-def _digest_of(path: Path, _version: tuple[int, int, int]) -> str:
+def _digest_of(path: Path, _version: Stamp | None) -> str:
     """SHA-256 of a file, read once a process and version."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -211,7 +209,7 @@ def _prepare(
         chance_top1=100 / len(ingredients.data.classes),
         param_count=count_parameters(task.module) / 1e6,
         prepare_time=time.perf_counter() - start,
-        weights_digest=_digest_of(folder / WEIGHTS, _version(folder / WEIGHTS)),
+        weights_digest=_digest_of(folder / WEIGHTS, stamp(folder / WEIGHTS)),
     )
     record.save(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
