@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import polars as pl
 import psutil
@@ -34,7 +34,8 @@ of = lambda node, kind: node.all_processes[kind][0].process.pid
 about = {"address": cluster.address, "nodes": [of(node, "raylet") for node in nodes]}
 about |= {"gcs": of(cluster.head_node, "gcs_server"), "head": of(cluster.head_node, "raylet")}
 print(json.dumps(about), flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    cluster.add_node(num_cpus=1)
 """
 IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -54,6 +55,12 @@ class Nodes:
     gcs: int
     head: int
     access: dict[str, str]
+    orders: IO[str]
+
+    def add(self) -> None:
+        """One more node with one CPU, in a moment."""
+        self.orders.write("add\n")
+        self.orders.flush()
 
     def workers(self, raylet: int) -> list[psutil.Process]:
         """The processes that train on a node."""
@@ -79,10 +86,10 @@ def nodes(sweeps: Sweeps, tmp_path: Path) -> Iterator[Nodes]:
         )
     ours: list[psutil.Process] = []
     try:
-        assert cluster.stdout is not None
+        assert cluster.stdout is not None and cluster.stdin is not None
         about = json.loads(cluster.stdout.readline())
         ours = psutil.Process(cluster.pid).children(recursive=True)
-        yield Nodes(about["address"], about["nodes"], about["gcs"], about["head"], access)
+        yield Nodes(about["address"], about["nodes"], about["gcs"], about["head"], access, cluster.stdin)
     finally:
         ours += psutil.Process(cluster.pid).children(recursive=True)
         cluster.kill()
@@ -148,11 +155,15 @@ def test_a_node_dies_and_its_trial_goes_on_elsewhere(sweeps: Sweeps, nodes: Node
 def test_a_node_that_is_cut_off_changes_nothing_afterwards(
     sweeps: Sweeps, nodes: Nodes, undisturbed: pl.DataFrame
 ) -> None:
-    """The node's raylet answers nobody any more, while the trial on it trains on and writes."""
+    """The node's raylet answers nobody any more, while the trial on it trains on and writes.
+
+    A third node has room at once, so that both attempts write at the same time.
+    """
     driver = _join(sweeps, nodes, "cut-off")
     _both_train(sweeps, nodes, "cut-off")
     silent = nodes.raylets[0]
     (late,) = nodes.workers(silent)
+    nodes.add()
     os.kill(silent, signal.SIGSTOP)
     folder = sweeps.folder / "cut-off" / "tiny" / "epochs"
     try:
