@@ -307,8 +307,8 @@ class TrialConfig(Section):
     """For `task: compression`."""
     precision: Literal["auto", "amp", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the GPU has it, else fp16 on a GPU, fp32 on a CPU; `amp`: the same, but bf16 on a CPU that
-    multiplies it in hardware (AMX), where it is two to three times as fast; `tf32`: fp32 whose products a GPU makes of
-    19 bits. The row says what was really used."""
+    multiplies it in hardware (AMX or AVX512_BF16), where it is up to three times as fast; `tf32`: fp32 whose products a
+    GPU makes of 19 bits. The row says what was really used."""
     latents: Literal["off", "lazy"] = "off"
     """Whether the code of a frozen encoder (ci2p_vit) is kept in 16 bits for all trials, computed when an epoch first
     shows a view, or made anew in every step."""

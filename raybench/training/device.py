@@ -148,8 +148,13 @@ def _models_code() -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Whether the processor has matrix units for bfloat16 (AMX). Without, it is ten times slower than fp32."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Whether the processor multiplies bfloat16 itself: by matrix units (AMX) or AVX-512's dot products of it.
+
+    With the latter a ResNet-20 trains 2.2 and a ViT-B 1.7 times as fast as in fp32, one of 128 channels 1.15 times, one
+    of 64 channels 0.6 times; without both, a ResNet-20 trains ten times slower.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def choose_device(precision: str, gpu: float) -> Device:

@@ -86,7 +86,8 @@ def nodes(sweeps: Sweeps, tmp_path: Path) -> Iterator[Nodes]:
         )
     ours: list[psutil.Process] = []
     try:
-        assert cluster.stdout is not None and cluster.stdin is not None
+        assert cluster.stdout is not None
+        assert cluster.stdin is not None
         about = json.loads(cluster.stdout.readline())
         ours = psutil.Process(cluster.pid).children(recursive=True)
         yield Nodes(about["address"], about["nodes"], about["gcs"], about["head"], access, cluster.stdin)

@@ -41,11 +41,19 @@ def test_on_a_gpu_auto_is_a_16_bit_precision() -> None:
 
 
 @pytest.mark.skipif(HAS_GPU, reason="a GPU is here")
-@pytest.mark.parametrize(("has_amx", "used"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("capabilities", "used"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
 def test_amp_is_16_bits_on_a_cpu_that_multiplies_them(
-    has_amx: bool, used: str, monkeypatch: pytest.MonkeyPatch
+    capabilities: dict[str, bool], used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert choose_device("amp", 0).precision == used
 
 
