@@ -116,6 +116,9 @@ def out_of_memory(error: BaseException) -> str | None:
 
 def release_memory() -> None:
     """Give back what is no longer used, to the system and to other processes on the GPU."""
+    # A backward pass that broke leaves its steps queued on this thread, with all that they saved, until the next one.
+    with torch.enable_grad():
+        torch.zeros(1, requires_grad=True).sum().backward()
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -96,7 +96,9 @@ def run_trial(config: TrialConfig, setup: Setup, cell: str = "", until: int | No
         images = error.images
     # Not before the handler has ended: the error held everything that was allocated.
     release_memory()
-    return _attempt(config, setup, cell, until, images)
+    outcome = _attempt(config, setup, cell, until, images)
+    release_memory()  # half may have been too much, too, and the next trial be in this process
+    return outcome
 
 
 def _attempt(config: TrialConfig, setup: Setup, cell: str, until: int, micro_batch: int | None) -> Outcome:

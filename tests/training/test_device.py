@@ -7,14 +7,16 @@ import mmap
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import ref
 
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from raybench.training import device as module
 from raybench.training.batches import _room
-from raybench.training.device import Device, choose_device
+from raybench.training.device import Device, choose_device, release_memory
 from raybench.training.energy import unknown
 
 HAS_GPU = torch.cuda.is_available()
@@ -55,6 +57,25 @@ def test_amp_is_16_bits_on_a_cpu_that_multiplies_them(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert choose_device("amp", 0).precision == used
+
+
+def test_what_a_broken_backward_pass_kept_is_given_back() -> None:
+    def without_memory(_: Tensor) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    x = torch.ones(8, requires_grad=True)
+    factor = torch.ones(8)
+    kept = ref(factor)
+    product = x * factor  # made first, so that its part of the backward pass waits for the other's
+    broken = x * 2
+    broken.register_hook(without_memory)
+    both = broken.sum() + product.sum()
+    with pytest.raises(torch.OutOfMemoryError):
+        both.backward()
+    del factor, product, broken, both
+    assert kept() is not None, "torch gives it back by itself, and need not be asked to"
+    release_memory()
+    assert kept() is None
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
@@ -130,6 +132,30 @@ def test_once_is_all(digits: Digits, greedy: Callable[..., None], tmp_path: Path
     assert (found["reason"], found["attempt"], found["failures"]) == (expected, 2, 1)
     assert all("Traceback" not in log.read_text() for log in (tmp_path / "logs").iterdir())
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.scenario(8)
+def test_what_a_broken_backward_pass_kept_is_there_for_the_next_trial(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain, kept = Classification.step, []
+
+    def without_memory(_: Tensor) -> None:
+        torch.empty(2**50, dtype=torch.uint8)
+
+    def step(self: Classification, batch: Batch) -> Parts:
+        parts = plain(self, batch)
+        weight = next(self.module.parameters())
+        large = torch.ones_like(weight)
+        kept.append(ref(large))
+        waiting = weight * large  # made first, so that its part of the backward pass waits for the other's
+        broken = weight * 2
+        broken.register_hook(without_memory)
+        return {**parts, "loss": parts["loss"] + broken.sum() + waiting.sum()}
+
+    monkeypatch.setattr(Classification, "step", step)
+    assert run_trial(digits.trial(), digits.setup(tmp_path)).status == Status.FAILED
+    assert [large() for large in kept] == [None, None]
 
 
 HALVED_AND_KILLED = """
