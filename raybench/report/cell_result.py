@@ -122,6 +122,8 @@ class CellResult:
     """GPUs, or CPUs where there was none, of the selected trials, sorted."""
     commits: Mapping[str, str] = field(default_factory=dict)
     """Selected trial -> git commit that made its row, 8 digits, `+changes` when dirty; without those not known."""
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    """Selected trial -> precision that was really used; without those not known."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Complete trial of any setting -> how its maths departs from its configuration."""
     energy: float | None = None

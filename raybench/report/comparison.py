@@ -34,7 +34,10 @@ NUMBERS = (
     *("param_count", "gmacs", "infer_samples_per_sec", "teacher_top1"),
     *("epochs", "train_time", "eval_time", "device_hours", "energy", "peak_memory"),
 )
-TEXTS = ("status", "deviation", "preset", "dataset_variant", "env/gpu", "env/cpu", "env/git_commit", "env/git_dirty")
+TEXTS = (
+    *("status", "deviation", "preset", "dataset_variant"),
+    *("env/gpu", "env/cpu", "env/precision", "env/git_commit", "env/git_dirty"),
+)
 """With `NUMBERS` the columns of a row that tables are made from, beside the two metrics; of a hundred and fifty."""
 Columns = dict[str, list[Any]]
 """Rows of some trials, in order of trial: column -> its values, one a row."""
@@ -146,6 +149,7 @@ def _cell_result(cell: Cell, begun: Columns, metric: str, mode: Mode, test_metri
         test_mode=test_mode,
         hardware=_hardware(kept),
         commits=_commits(kept),
+        precisions={name: used for name, used in _by_trial(kept, "env/precision").items() if used},
         left_out=left_out,
         energy=_energy(begun),
         without=lacking,

@@ -420,7 +420,7 @@ def _footnotes(rows: Sequence[CellResult], any_best: bool) -> list[str]:
     variants = sorted({variant for r in rows for variant in r.variants} - {"official"})
     if variants:
         notes.append(f"data: {', '.join(variants)}; not a reproduction of results on the official split.")
-    return notes + left_out_note(rows) + _code_note(rows)
+    return notes + left_out_note(rows) + _precision_note(rows) + _code_note(rows)
 
 
 def _reference_notes(rows: Sequence[CellResult]) -> list[str]:
@@ -503,6 +503,20 @@ def left_out_note(rows: Sequence[CellResult]) -> list[str]:
         f"left out: {count} complete trial{'s' * (count != 1)} that ran out of memory and whose maths is another "
         f"since ({reasons})."
     ]
+
+
+def _precision_note(rows: Sequence[CellResult]) -> list[str]:
+    """A note where machines made different precisions of what was asked for; one that was asked for is a column."""
+    used = {trial_id: precision for r in rows for trial_id, precision in r.precisions.items()}
+    asked = {trial.trial_id: trial.precision for r in rows for trial in r.selected}
+    kinds = Counter((asked[trial_id], precision) for trial_id, precision in used.items())
+    notes = []
+    for wanted in sorted({wanted for wanted, _ in kinds}):
+        made = {precision: count for (of, precision), count in sorted(kinds.items()) if of == wanted}
+        if len(made) > 1:
+            named = ", ".join(f"{precision} ({count} trial{'s' * (count != 1)})" for precision, count in made.items())
+            notes.append(f"precision: {wanted} was not the same on all machines: {named}.")
+    return notes
 
 
 def _code_note(rows: Sequence[CellResult]) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -71,7 +71,7 @@ teacher: vit_digits.
 data: embedded; not a reproduction of results on the official split."""  # noqa: E501
 
 
-def case_cell(alpha: float, kind: str, size: int) -> Cell:
+def case_cell(alpha: float, kind: str, size: int, precision: Literal["auto", "amp", "fp32", "bf16"] = "auto") -> Cell:
     def trial(seed: int) -> TrialConfig:
         teacher = TeacherConfig(name="vit_digits") if alpha else None
         return TrialConfig(
@@ -80,6 +80,7 @@ def case_cell(alpha: float, kind: str, size: int) -> Cell:
             distillation=DistillationConfig(type="soft" if kind == "soft" else "hard", alpha=alpha, teacher=teacher),
             optimizer=OptimizerConfig(lr=0.03),
             schedule=ScheduleConfig(epochs=20),
+            precision=precision,
             seed=seed,
         )
 
@@ -248,6 +249,38 @@ def test_rows_of_different_code_are_noted(commits: list[tuple[str | None, bool |
     if note is not None:
         assert f"code: the trials compared were made by different commits: {note}." in text
         assert note.split(" (")[0] in comparison_markdown(results, "t")
+
+
+@pytest.mark.parametrize(
+    ("used", "note"),
+    [
+        (("fp32", "fp32", "fp32"), None),
+        ((None, "bf16", None), None),
+        (("bf16", "fp32", "bf16"), "precision: amp was not the same on all machines: bf16 (2 trials), fp32 (1 trial)."),
+    ],
+)
+def test_what_machines_made_of_one_precision_is_noted(used: tuple[str | None, ...], note: str | None) -> None:
+    cell = case_cell(0.0, "", 500, precision="amp")
+    rows = [
+        {"trial_id": t.trial_id, "status": "complete", "eval_top1": 70.0, "test_top1": 70.0, "env/precision": precision}
+        for t, precision in zip(cell.settings[0].trials, used, strict=True)
+    ]
+    results = compare([cell], pl.DataFrame(rows, infer_schema_length=None))
+    text = " ".join(" ".join(comparison_lines(results, "t")).split())
+    assert ("precision:" in text) == (note is not None)
+    assert (note or "") in text
+
+
+def test_precisions_that_were_asked_for_are_not_noted() -> None:
+    cells = [case_cell(0.0, "", 500, precision="fp32"), case_cell(0.0, "", 500, precision="bf16")]
+    scored = {"status": "complete", "eval_top1": 70.0, "test_top1": 70.0}
+    rows = [
+        {**scored, "trial_id": trial.trial_id, "env/precision": trial.precision}
+        for cell in cells
+        for trial in cell.settings[0].trials
+    ]
+    results = compare(cells, pl.DataFrame(rows, infer_schema_length=None))
+    assert "precision:" not in " ".join(comparison_lines(results, "t"))
 
 
 @pytest.mark.scenario(8)
