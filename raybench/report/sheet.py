@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -512,10 +512,9 @@ def _precision_note(rows: Sequence[CellResult]) -> list[str]:
     kinds = Counter((asked[trial_id], precision) for trial_id, precision in used.items())
     notes = []
     for wanted in sorted({wanted for wanted, _ in kinds}):
-        made = {precision: count for (of, precision), count in sorted(kinds.items()) if of == wanted}
+        made = {precision: count for (of, precision), count in kinds.items() if of == wanted}
         if len(made) > 1:
-            named = ", ".join(f"{precision} ({count} trial{'s' * (count != 1)})" for precision, count in made.items())
-            notes.append(f"precision: {wanted} was not the same on all machines: {named}.")
+            notes.append(f"precision: {wanted} was not the same on all machines: {_trials_of_each(made)}.")
     return notes
 
 
@@ -527,8 +526,11 @@ def _code_note(rows: Sequence[CellResult]) -> list[str]:
     if len(counts) < 2:
         return []
     counts["unknown"] = len(trials) - len(commits)
-    named = [f"{commit} ({count} trial{'s' * (count != 1)})" for commit, count in sorted(counts.items()) if count]
-    return [f"code: the trials compared were made by different commits: {', '.join(named)}."]
+    return [f"code: the trials compared were made by different commits: {_trials_of_each(counts)}."]
+
+
+def _trials_of_each(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count} trial{'s' * (count != 1)})" for name, count in sorted(counts.items()) if count)
 
 
 def _hashable(value: Any) -> Any:
