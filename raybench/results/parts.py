@@ -175,9 +175,10 @@ class Table:
                 return None
             self.skipped = []
             schema = {name: kind for name, kind in polars_schema(self.schema).items() if name in wanted}
-            known = [name for name in schema if found.schema.get(name) not in (schema[name], pl.Categorical)]
+            held = found.schema
+            known = [name for name in schema if held.get(name) not in (schema[name], pl.Categorical)]
             rows = found.with_columns(
-                (pl.col(name) if name in found.columns else pl.lit(None)).cast(schema[name], strict=False).alias(name)
+                (pl.col(name) if name in held else pl.lit(None)).cast(schema[name], strict=False).alias(name)
                 for name in known
             )
             return self._without_empty(rows)
@@ -409,18 +410,19 @@ def _with_columns(frame: pl.DataFrame, schema: pa.Schema) -> pl.DataFrame:
     Those are numbers (metrics, parts of the loss) or, of a configuration and an environment, text; what is neither is
     left out.
     """
-    wanted = polars_schema(schema)
+    wanted, held = polars_schema(schema), frame.schema
     here = [
-        (pl.col(name).cast(kind, strict=False) if name in frame.columns else pl.lit(None, kind)).alias(name)
+        (pl.col(name).cast(kind, strict=False) if name in held else pl.lit(None, kind)).alias(name)
         for name, kind in wanted.items()
     ]
-    plain = [name for name, kind in frame.schema.items() if kind.is_numeric() or kind in (pl.String, pl.Boolean)]
+    plain = [name for name, kind in held.items() if kind.is_numeric() or kind in (pl.String, pl.Boolean)]
     further = [
         pl.col(name).cast(pl.String if name.startswith(("config/", "env/")) else pl.Float64, strict=False)
         for name in plain
         if name not in wanted and name not in ORIGIN
     ]
     found = frame.select(*here, *further, *ORIGIN)
-    if odd := [name for name, kind in wanted.items() if found.schema[name] != kind]:
-        raise ValueError(f"column {odd[0]} holds {frame.schema[odd[0]]}")
+    became = found.schema  # made anew each time it is asked for
+    if odd := [name for name, kind in wanted.items() if became[name] != kind]:
+        raise ValueError(f"column {odd[0]} holds {held[odd[0]]}")
     return found
