@@ -1,11 +1,14 @@
 """What it costs that nothing is lost: a row, TensorBoard, the watchdog, a checkpoint, and all of it in a real trial.
 
-    python benchmarks/trial_overhead.py [--json] [--folder DIR] [--pairs 5] [--epochs 12]
+    python benchmarks/trial_overhead.py [--json] [--folder DIR] [--pairs 6] [--epochs 12]
 
 The share of training is that of a whole `run_trial` with everything on (rows, TensorBoard, checkpoints at the default
 interval, all limits, the watchdog, the best weights kept) against the bare `train()` loop on the same ingredients and
-the same look at the test set, both in this process, one after the other, in alternating order. An epoch takes about 1 s
-here. Files go to a folder of their own in ./results, or in --folder: a folder in memory would not count as a disk.
+the same look at the test set. Whole trials one after the other differ by more than the bar, since a shared machine is
+faster in one minute than in the next; so the two take turns in one process, an epoch each, and only the seconds in
+which each had its turn count. Two bare loops in turns show what is left of the machine's own unevenness. An epoch takes
+about 1 s here. Files go to a folder of their own in ./results, or in --folder: a folder in memory would not count as a
+disk.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ import os
 import platform
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import timm
 import torch
 
+import raybench.training.trial
 from raybench.config.trial import TrialConfig
 from raybench.results.manifest import environment
 from raybench.results.schema import EpochRow, Status, TrialRow
@@ -121,22 +129,39 @@ def make_run(config: TrialConfig) -> tuple[Run, PlainImages]:
     return Run(config, task, ingredients.training, ingredients.validation, device), images
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Seconds of a whole trial, and of these the seconds inside its epochs."""
+class Turns:
+    """Of two who share a process, one at a time; counts the seconds in which each had its turn."""
 
-    whole: float
-    epochs: float
+    def __init__(self, first: int) -> None:
+        self.held: list[list[float]] = [[], []]
+        """By turn: the way to the end of the first epoch, each further epoch, the end."""
+        self._mine = (threading.Semaphore(first == 0), threading.Semaphore(first == 1))
+        self._since = 0.0
 
-    @property
-    def between(self) -> float:
-        """Seconds outside the epochs: all that a trial does but training and validation."""
-        return self.whole - self.epochs
+    def take(self, who: int) -> None:
+        """Wait for the turn of `who`."""
+        self._mine[who].acquire()
+        self._since = time.perf_counter()
+
+    def give(self, who: int) -> None:
+        """End it."""
+        self.held[who].append(time.perf_counter() - self._since)
+        self._mine[1 - who].release()
+
+    def after(self, who: int, after_epoch: Callable[[Run, Epoch], bool]) -> Callable[[Run, Epoch], bool]:
+        """What `after_epoch` does, then the other's turn."""
+
+        def paced(run: Run, epoch: Epoch) -> bool:
+            goes_on = after_epoch(run, epoch)
+            self.give(who)
+            self.take(who)
+            return goes_on
+
+        return paced
 
 
-def bare(config: TrialConfig) -> Taken:
-    """The loop with nothing around it, from the data to the test set."""
-    start = time.perf_counter()
+def bare(config: TrialConfig, turns: Turns, who: int) -> list[float]:
+    """The loop with nothing around it, from the data to the test set. The seconds inside its epochs."""
     run, images = make_run(config)
     torch.manual_seed(config.seed)
     inside: list[float] = []
@@ -145,22 +170,59 @@ def bare(config: TrialConfig) -> Taken:
         inside.append(epoch.train_time + epoch.eval_time)
         return True
 
-    train(run, config.schedule.epochs, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), after_epoch)
+    until = config.schedule.epochs
+    train(run, until, lambda epoch: signed(epoch.metrics["eval_top1"], "max"), turns.after(who, after_epoch))
     run.use_best()
     run.evaluate(images)
-    return Taken(time.perf_counter() - start, sum(inside))
+    return inside
 
 
-def safe(config: TrialConfig, folder: Path) -> Taken:
+def safe(config: TrialConfig, folder: Path, turns: Turns, who: int) -> list[float]:
     """The same trial with everything on."""
-    start = time.perf_counter()
-    outcome = run_trial(config, replace(EVERYTHING, results=folder))
-    whole = time.perf_counter() - start
+
+    def paced(run: Run, until: int, score: Any, after_epoch: Any) -> bool:
+        return train(run, until, score, turns.after(who, after_epoch))
+
+    with mock.patch.object(raybench.training.trial, "train", paced):
+        outcome = run_trial(config, replace(EVERYTHING, results=folder))
     if outcome.status != Status.COMPLETE:
-        raise SystemExit(f"the trial ended as {outcome.status}: {outcome.reason}")
-    return Taken(
-        whole, sum((row.train_time or 0) + (row.eval_time or 0) for row in Store(folder).last_epochs(config.trial_id))
-    )
+        raise RuntimeError(f"the trial ended as {outcome.status}: {outcome.reason}")
+    rows = Store(folder).last_epochs(config.trial_id)
+    return [(row.train_time or 0) + (row.eval_time or 0) for row in rows]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of a whole trial, by turn, and of these the seconds inside each of its epochs."""
+
+    held: list[float]
+    inside: list[float]
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all."""
+        return sum(self.held)
+
+    @property
+    def between(self) -> float:
+        """Seconds outside the epochs: all that a trial does but training and validation."""
+        return self.whole - sum(self.inside)
+
+
+def in_turns(first: int, *sides: Callable[[Turns, int], list[float]]) -> list[Taken]:
+    """Both sides, an epoch each."""
+    turns = Turns(first)
+
+    def side(who: int) -> list[float]:
+        turns.take(who)
+        try:
+            return sides[who](turns, who)
+        finally:
+            turns.give(who)
+
+    with ThreadPoolExecutor(2) as pool:
+        inside = list(pool.map(side, (0, 1)))
+    return [Taken(held, each) for held, each in zip(turns.held, inside, strict=True)]
 
 
 def one_second_epoch(epochs: int) -> tuple[TrialConfig, float]:
@@ -271,23 +333,26 @@ def resnet50_state() -> State:
 
 
 def whole_trial(folder: Path, pairs: int, epochs: int) -> Iterator[Figure]:
-    """Everything together, paired."""
+    """Everything together, paired; and as many pairs of bare loops."""
     config, epoch_s = one_second_epoch(epochs)
     short = config.model_copy(update={"schedule": config.schedule.model_copy(update={"epochs": 1})})
-    bare(short)
-    safe(short, folder / "warm-up")
-    shares, between = [], []
+    plain = partial(bare, config)
+    in_turns(0, partial(bare, short), partial(safe, short, folder / "warm-up"))
+    shares, between, an_epoch, control = [], [], [], []
     for pair in range(pairs):
-        turns = {}
-        for turn in ("safe", "bare") if pair % 2 else ("bare", "safe"):
-            turns[turn] = bare(config) if turn == "bare" else safe(config, folder / f"pair-{pair}")
-        shares.append(100 * (turns["safe"].whole / turns["bare"].whole - 1))
-        between.append(100 * (turns["safe"].between - turns["bare"].between) / turns["bare"].epochs)
-    size = f"resnet8, {config.dataset.image_size} px, {config.dataset.train_size} images"
-    note = f"{pairs} pairs of {epochs} epochs of {epoch_s:.2f} s ({size})"
-    yield Figure("a whole trial with everything against the bare loop", shares, "% longer", 100 * SHARE_BAR, note)
-    note = "the same pairs, without what a busy machine does to the epochs themselves"
-    yield Figure("of the epochs' time, spent between them", between, "%", 100 * SHARE_BAR, note)
+        alone, trial = in_turns(pair % 2, plain, partial(safe, config, folder / f"pair-{pair}"))
+        shares.append(100 * (trial.whole / alone.whole - 1))
+        between.append(100 * (trial.between - alone.between) / sum(alone.inside))
+        # Neither the first turn nor the last: they hold what is made once for a trial.
+        an_epoch.append(100 * (sum(trial.held[1:-1]) / sum(alone.held[1:-1]) - 1))
+        one, other = in_turns(pair % 2, plain, plain)
+        control.append(100 * (other.whole / one.whole - 1))
+    note = f"{pairs} pairs of {epochs} epochs of {epoch_s:.2f} s ({config.dataset.image_size} px, resnet8)"
+    bar = 100 * SHARE_BAR
+    yield Figure("an epoch with everything against the bare loop's", an_epoch, "% longer", bar, note)
+    yield Figure("a whole trial with everything against the bare loop", shares, "% longer", bar, "the same pairs")
+    yield Figure("of the epochs' time, spent between them", between, "%", bar, "the same pairs")
+    yield Figure("the bare loop against itself", control, "% longer", note="what the machine adds; as many pairs")
 
 
 def main() -> None:
@@ -295,7 +360,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one object a claim")
     parser.add_argument("--folder", type=Path, default=ROOT / "results", help="where the files go; removed at the end")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     about = environment()
