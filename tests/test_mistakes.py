@@ -88,7 +88,7 @@ def test_two_sweeps_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 
 def test_a_terminal_that_is_closed() -> None:
     pytest.importorskip("ray")
-    from raybench.cluster.driver import Stop, Stopped
+    from raybench.cluster.stopping import Stop, Stopped
 
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which these tests may run under, has it ignored
     stop = Stop(None)

@@ -34,6 +34,7 @@ from rich.console import Console
 from raybench.cluster import driver, trainables
 from raybench.cluster.groups import start_workers
 from raybench.cluster.session import session
+from raybench.cluster.stopping import Stop
 from raybench.cluster.trainables import TaskTrainable
 from raybench.commands.estimating import Estimate
 from raybench.commands.running import Watch, make_progress
@@ -246,7 +247,7 @@ def _run(spec: Spec, sweep: Sweep, after: dict[int, threading.Event] | None = No
     ends.after |= after or {}
     ends.progress.width = width
     begun, busy = time.monotonic(), time.process_time()
-    stop = driver.Stop(None, local=spec.local)
+    stop = Stop(None, local=spec.local)
     driver.run(sweep.plan, search, sweep.setup, width=width, stop=stop, observer=ends)
     wall_s, driver_cpu_s = time.monotonic() - begun, time.process_time() - busy
     ends.tidier.wait()

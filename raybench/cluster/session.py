@@ -41,6 +41,15 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+PRELOAD = "RAY_preload_python_modules"
+"""Ray reads it where it starts its processes."""
+PRELOADED = "ray.tune,polars,pydantic,torch._dynamo"
+"""What a worker of a Ray of our own imports before it is asked to train, which takes it seconds; the last is what torch
+imports with its first optimizer. Nothing of raybench: a worker is told where the driver has it from with its first
+trial. Not for GPUs: nor is it told before which one it has, and what has looked for GPUs by then sees all."""
+THREADS = "OMP_NUM_THREADS"
+"""Ray sets it for each trial, by its CPUs, where it is not set. What is imported before has to be told already."""
+
 
 def configure(address: str | None) -> None:
     """Set Ray's environment. Ray reads some of it when it is imported, so this comes before that."""
@@ -52,18 +61,37 @@ def configure(address: str | None) -> None:
 
 @contextlib.contextmanager
 def session(
-    address: str | None = None, verbose: bool = False, guard: Guard | None = None, cpus: int | None = None
+    address: str | None = None,
+    verbose: bool = False,
+    guard: Guard | None = None,
+    cpus: int | None = None,
+    preload: bool = False,
 ) -> Iterator[dict[str, float]]:
     """A Ray session, which `guard` watches; yields the cluster's resources.
 
-    `cpus`: those of a Ray that is started here; none means all of this machine. Raises RaybenchError when `address`
-    cannot be joined.
+    Of a Ray that is started here: `cpus` are its CPUs (none means all of this machine), and with `preload` each of the
+    workers that it starts by itself, one a CPU, gets ready to train. Raises RaybenchError when `address` cannot be
+    joined.
     """
     with reaper() if address is None else contextlib.nullcontext():
-        yield from _session(address, verbose, guard, cpus)
+        yield from _session(address, verbose, guard, cpus, preload)
 
 
-def _session(address: str | None, verbose: bool, guard: Guard | None, cpus: int | None) -> Iterator[dict[str, float]]:
+@contextlib.contextmanager
+def _preloading() -> Iterator[None]:
+    """What Ray's processes that are started inside are told, but for what the user tells them."""
+    told = {name: value for name, value in ((PRELOAD, PRELOADED), (THREADS, "1")) if name not in os.environ}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name in told:
+            del os.environ[name]
+
+
+def _session(
+    address: str | None, verbose: bool, guard: Guard | None, cpus: int | None, preload: bool
+) -> Iterator[dict[str, float]]:
     configure(address)
     import ray
 
@@ -79,7 +107,8 @@ def _session(address: str | None, verbose: bool, guard: Guard | None, cpus: int 
             "runtime_env": {"env_vars": {k: os.environ[k] for k in FORWARDED if k in os.environ}},
         }
     try:
-        ray.init(**options)
+        with _preloading() if preload else contextlib.nullcontext():
+            ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         what = "start Ray" if address is None else f"join the Ray cluster at {address!r}"
         raise RaybenchError(f"cannot {what}: {str(error).splitlines()[0]}") from None

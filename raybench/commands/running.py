@@ -32,8 +32,8 @@ from raybench.search.outcomes import Known
 from raybench.search.search import Search, taught
 
 if TYPE_CHECKING:
-    from raybench.cluster.driver import Stop
     from raybench.cluster.guard import Guard
+    from raybench.cluster.stopping import Stop
     from raybench.distillation.teacher import TeacherRecord
 
 
@@ -55,8 +55,8 @@ def run_sweep(
     from raybench.cluster.session import configure
 
     configure(sweep.address)  # before anything imports ray
-    from raybench.cluster.driver import Stop
     from raybench.cluster.guard import Guard
+    from raybench.cluster.stopping import Stop
 
     lock = SweepLock(sweep.folder)
     stop = Stop(time_budget_s, still_ours=lock.check, local=sweep.address is None)
@@ -119,18 +119,24 @@ def _noted(sweep: Sweep) -> Iterator[None]:
 
 def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, guard: Guard, verbose: bool) -> End:
     """Ray from its start to its end. Faults of a request that can never be met are raised; others end the run."""
-    from raybench.cluster.driver import Stopped, prepare, room_now, run, slots
     from raybench.cluster.session import session
+    from raybench.cluster.stopping import Stopped
 
     begun = False
 
     def room() -> int:
+        from raybench.cluster.driver import room_now
+
         progress.width = room_now(sweep.share, sweep.max_concurrent)
         return progress.width
 
     try:
-        with session(sweep.address, verbose, guard), progress:
+        with session(sweep.address, verbose, guard, preload=takes_all_workers(sweep)), progress:
             stop.take_over()  # Ray has put its own handlers in place by now
+            stop.check()
+            # Ray's workers import meanwhile, too, so not before Ray runs.
+            from raybench.cluster.driver import prepare, run, slots
+
             stop.check()
             width = slots(sweep.config.name, sweep.share, sweep.max_concurrent)
             begun = True
@@ -169,6 +175,13 @@ def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, gua
         text = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return End(fault=f"{type(error).__name__}: {text} (all of it in {log})")
     return End()
+
+
+def takes_all_workers(sweep: Sweep) -> bool:
+    """Whether each worker that Ray starts by itself on this machine, one a CPU, will train, and on the CPU."""
+    if sweep.address is not None or sweep.share.gpu > 0:
+        return False
+    return min(sweep.width, len(sweep.due_trials())) >= sweep.machines.nodes[0].cpu
 
 
 def make_progress(sweep: Sweep, estimate: Estimate) -> Progress:

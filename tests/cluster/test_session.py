@@ -1,15 +1,32 @@
-"""How a session of Ray begins, without one."""
+"""How a session of Ray begins."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raybench.cluster.session import configure, session
+from raybench.cluster.session import PRELOAD, PRELOADED, THREADS, configure, session
 from raybench.errors import RaybenchError
+
+REPOSITORY = Path(__file__).parents[2]
+PRELOADING = """
+import json, sys
+from raybench.cluster.session import PRELOADED, configure, session
+configure(None)
+import ray
+with session(cpus=1, preload=sys.argv[1] == "True"):
+    @ray.remote(num_cpus=1)
+    class Trial:
+        def knows(self):
+            return [name in sys.modules for name in PRELOADED.split(",")]
+    print(json.dumps(ray.get(Trial.remote().knows.remote())))
+"""
 
 
 @pytest.mark.parametrize(
@@ -60,3 +77,41 @@ def test_a_token_that_is_none_is_made_anew(left: bytes | None, monkeypatch: pyte
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
     configure(None)
     assert path.read_text() == token
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_trial_finds_a_worker_that_has_imported_what_it_needs(preload: bool, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    about = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADING, str(preload)],
+        cwd=tmp_path,
+        env=about | {"RAYBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [preload] * len(PRELOADED.split(","))
+
+
+@pytest.mark.parametrize("own", [{}, {THREADS: "3"}, {PRELOAD: "theirs"}])
+def test_only_ray_s_processes_are_told(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    told = {}
+
+    def init(**_: Any) -> None:
+        told.update({name: os.environ.get(name) for name in (PRELOAD, THREADS)})
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(ray, "init", init)
+    for name in (PRELOAD, THREADS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RaybenchError, match="enough"), session(preload=True):
+        pytest.fail("there is no session")
+    assert told == {PRELOAD: PRELOADED, THREADS: "1"} | own
+    assert {name: os.environ[name] for name in (PRELOAD, THREADS) if name in os.environ} == own

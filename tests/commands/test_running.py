@@ -14,9 +14,11 @@ import pytest
 from raybench.commands.estimating import estimate
 from raybench.commands.loading import Asked, load
 from raybench.commands.reopening import REOPENED
-from raybench.commands.running import Watch, make_progress, run_sweep
+from raybench.commands.running import Watch, make_progress, run_sweep, takes_all_workers
+from raybench.commands.sharing import Machines
 from raybench.commands.sweeping import Sweep
 from raybench.config.costs import TrialCost
+from raybench.config.placement import Node, Share
 from raybench.config.trial import TrialConfig
 from raybench.results.schema import Status
 from raybench.search.outcomes import Known
@@ -61,6 +63,37 @@ def test_a_second_driver_that_waited_finds_nothing_left_to_do(
     rows = sweep.store.trials()
     assert sorted(rows["trial_id"]) == sorted(ids)
     assert rows["attempt"].to_list() == [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("cpus", "share", "at_most", "settled_before", "address", "all_of_them"),
+    [
+        (2, Share(), None, 0, None, True),
+        (2, Share(), None, 6, None, True),
+        (2, Share(), None, 7, None, False),  # one trial is left
+        (9, Share(), None, 0, None, False),  # of eight
+        (8, Share(0.5), None, 0, None, True),
+        (2, Share(2), None, 0, None, False),
+        (2, Share(), 1, 0, None, False),
+        (2, Share(1, 0.5), None, 0, None, False),
+        (2, Share(), None, 0, "head:6379", False),
+    ],
+)
+def test_whether_trials_take_all_workers(
+    settled: Settled,
+    cpus: int,
+    share: Share,
+    at_most: int | None,
+    settled_before: int,
+    address: str | None,
+    all_of_them: bool,
+) -> None:
+    settled.settle(list(settled.plan().trials())[:settled_before])
+    sweep = loaded(settled)
+    sweep.machines = Machines((Node("here", cpus, 1),), address)
+    sweep.max_concurrent = at_most
+    sweep.take(share)
+    assert takes_all_workers(sweep) == all_of_them
 
 
 def test_what_is_asked_to_run_again_is_due_and_nothing_else(settled: Settled) -> None:
