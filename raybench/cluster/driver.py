@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from raybench.cluster.groups import actor_resources
 from raybench.cluster.jobs import pack_setup, unpack_setup
@@ -40,8 +41,11 @@ MANY = 100_000
 """More trials than ever run at a time."""
 
 
-class Watch(tune.Callback):
-    """Tune's hook, several times a second: whether to stop, and whether nodes have come or gone."""
+class Watch(tune.Stopper):
+    """Tune asks it several times a second: whether to stop, and whether nodes have come or gone.
+
+    Not a callback: where one is given, Tune counts which of its own it is, and imports wandb and MLflow for that.
+    """
 
     def __init__(self, stop: Stop, searcher: PlanSearcher, room: Callable[[], int] | None = None) -> None:
         """`room`: trials that fit at a time on the nodes there are now; none where these are always the same."""
@@ -51,17 +55,22 @@ class Watch(tune.Callback):
         self._looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; nothing of this one is worth keeping."""
+        """Tune may pickle it; nothing of it is worth keeping."""
         return {}
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ARG002
-        """In the main thread."""
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Trials end by themselves."""
+        return False
+
+    def stop_all(self) -> bool:
+        """In the main thread, after each step of Tune's loop. Raises what ends the sweep, for that is said with it."""
         self.stop.check()
         if self.searcher.fault is not None:
             raise RaybenchError(self.searcher.fault)
         if self.room is not None and time.monotonic() - self._looked > NODES_EVERY_S:
             self._looked = time.monotonic()
             self.searcher.width = self.room()
+        return False
 
 
 class TeacherObserver(Protocol):
@@ -176,11 +185,30 @@ def run(
                 name=f"{plan.sweep.name}",
                 storage_path=str(scratch.absolute()),
                 failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what died
-                callbacks=[Watch(stop, searcher, room)],
+                stop=Watch(stop, searcher, room),
                 verbose=1 if verbose else 0,
             ),
         )
-        tuner.fit()
+        with workers_of_the_session() if stop.local else contextlib.nullcontext():
+            tuner.fit()
+
+
+@contextlib.contextmanager
+def workers_of_the_session() -> Iterator[None]:
+    """Have trials run in the workers that Ray has started already.
+
+    Tune gives a trial's worker some variables of this process (RAY_CHDIR_TO_TRIAL_DIR, AWS keys, PL_DISABLE_FORK), for
+    which Ray starts another process. A Ray of our own has them from us since it began.
+    """
+    named: dict[str, Any] = {"DEFAULT_ENV_VARS": {}, "ENV_VARS_TO_PROPAGATE": frozenset()}
+    before = {name: getattr(class_cache, name) for name in named if hasattr(class_cache, name)}
+    try:
+        for name in before:
+            setattr(class_cache, name, named[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(class_cache, name, value)
 
 
 @contextlib.contextmanager

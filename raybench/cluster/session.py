@@ -37,6 +37,8 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # Where a command reads ./data or a weight file by its relative path, its trials on this machine must, too.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # As Tune sets it for its trials.
+    "PL_DISABLE_FORK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -47,6 +49,8 @@ PRELOADED = "ray.tune,polars,pydantic,torch._dynamo"
 """What a worker of a Ray of our own imports before it is asked to train, which takes it seconds; the last is what torch
 imports with its first optimizer. Nothing of raybench: a worker is told where the driver has it from with its first
 trial. Not for GPUs: nor is it told before which one it has, and what has looked for GPUs by then sees all."""
+KEPT = "RAY_num_workers_soft_limit"
+"""Idle workers above it are ended. Ray takes the CPUs that are free, and those of trials about to begin are not."""
 THREADS = "OMP_NUM_THREADS"
 """Ray sets it for each trial, by its CPUs, where it is not set. What is imported before has to be told already."""
 
@@ -80,7 +84,8 @@ def session(
 @contextlib.contextmanager
 def _preloading() -> Iterator[None]:
     """What Ray's processes that are started inside are told, but for what the user tells them."""
-    told = {name: value for name, value in ((PRELOAD, PRELOADED), (THREADS, "1")) if name not in os.environ}
+    wanted = {PRELOAD: PRELOADED, KEPT: str(os.cpu_count()), THREADS: "1"}
+    told = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(told)
     try:
         yield

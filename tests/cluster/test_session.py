@@ -11,21 +11,30 @@ from typing import Any
 
 import pytest
 
-from raybench.cluster.session import PRELOAD, PRELOADED, THREADS, configure, session
+from raybench.cluster.session import KEPT, PRELOAD, PRELOADED, THREADS, configure, session
 from raybench.errors import RaybenchError
 
 REPOSITORY = Path(__file__).parents[2]
 PRELOADING = """
-import json, sys
+import json, os, sys, time
 from raybench.cluster.session import PRELOADED, configure, session
 configure(None)
 import ray
+class Trial:
+    def tells(self):
+        return os.getpid(), [name in sys.modules for name in PRELOADED.split(",")], os.environ["PL_DISABLE_FORK"]
 with session(cpus=1, preload=sys.argv[1] == "True"):
-    @ray.remote(num_cpus=1)
-    class Trial:
-        def knows(self):
-            return [name in sys.modules for name in PRELOADED.split(",")]
-    print(json.dumps(ray.get(Trial.remote().knows.remote())))
+    import psutil
+    from ray.tune.execution.class_cache import _ActorClassCache
+    from raybench.cluster.driver import workers_of_the_session
+    idle, until = set(), time.monotonic() + 60
+    while not idle and time.monotonic() < until:
+        children = psutil.Process().children(recursive=True)
+        idle = {each.pid for each in children if "ray::IDLE" in each.cmdline()}
+    with workers_of_the_session():
+        actor = _ActorClassCache().get(Trial).options(num_cpus=1).remote()
+    pid, knows, variable = ray.get(actor.tells.remote())
+    print(json.dumps({"knows": knows, "was_there": pid in idle, "variable": variable}))
 """
 
 
@@ -93,7 +102,10 @@ def test_a_trial_finds_a_worker_that_has_imported_what_it_needs(preload: bool, t
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [preload] * len(PRELOADED.split(","))
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["knows"] == [preload] * len(PRELOADED.split(","))
+    assert found["was_there"], "Ray started another process for the variables that Tune gives its trials"
+    assert found["variable"] == "1"
 
 
 @pytest.mark.parametrize("own", [{}, {THREADS: "3"}, {PRELOAD: "theirs"}])
@@ -103,15 +115,15 @@ def test_only_ray_s_processes_are_told(own: dict[str, str], monkeypatch: pytest.
     told = {}
 
     def init(**_: Any) -> None:
-        told.update({name: os.environ.get(name) for name in (PRELOAD, THREADS)})
+        told.update({name: os.environ.get(name) for name in (PRELOAD, KEPT, THREADS)})
         raise ConnectionError("enough")
 
     monkeypatch.setattr(ray, "init", init)
-    for name in (PRELOAD, THREADS):
+    for name in (PRELOAD, KEPT, THREADS):
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RaybenchError, match="enough"), session(preload=True):
         pytest.fail("there is no session")
-    assert told == {PRELOAD: PRELOADED, THREADS: "1"} | own
-    assert {name: os.environ[name] for name in (PRELOAD, THREADS) if name in os.environ} == own
+    assert told == {PRELOAD: PRELOADED, KEPT: str(os.cpu_count()), THREADS: "1"} | own
+    assert {name: os.environ[name] for name in (PRELOAD, KEPT, THREADS) if name in os.environ} == own
