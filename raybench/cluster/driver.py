@@ -167,8 +167,7 @@ def run(
     searcher = PlanSearcher(
         search, setup, store, observer, width, stopping=lambda: stop.number is not None, local=stop.local
     )
-    # All workers are asked for at once. One by one, a worker that falls free takes over the trial for which the next
-    # one is just starting, that start is cancelled, and trials shorter than a start run on a single worker for ever.
+    # All workers are asked for at once, not each when the one before it runs.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(width if room is None else MANY)  # the searcher keeps to its width
     with _scratch(setup.results) as scratch:
         tuner = tune.Tuner(

@@ -20,6 +20,13 @@ class InOrder(FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.deaths = deaths
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """No wish of ours: Tune takes them in turn, and gives a worker that falls free to the next one.
+
+        A trial chosen here would be given that worker even while one is being started for it, whose start would be
+        cancelled and begun anew for the next trial: trials shorter than a start would never see a second worker.
+        """
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         """A worker died; the searcher may hand its job out again."""
         self.deaths.heard(trial.trial_id, trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,29 @@ def test_a_killed_worker_is_replaced(sweeps: Sweeps) -> None:
     assert set(trials["status"]) == {"complete"}
     assert trials["failures"].sum() == 1
     assert trials["attempt"].max() == 2
+
+
+@pytest.mark.scenario(1)
+@pytest.mark.slow
+def test_the_worker_in_a_killed_one_s_place_trains_though_trials_are_shorter_than_its_start(sweeps: Sweeps) -> None:
+    """Whoever falls free meanwhile takes the next trial, not the one that waits for the new worker."""
+    some = (
+        "schedule.epochs=100",
+        "--seeds",
+        "6",
+        "distillation.alpha=0.0",
+        "resources.cpu=0.5",
+        "--max-concurrent",
+        "2",
+    )
+    driver = sweeps.start("short", *some)
+    folder = sweeps.folder / "short" / "tiny"
+    victim = next(_training(driver.pid, folder))
+    victim.kill()
+    output = driver.communicate(timeout=300)[0]
+    assert driver.returncode == 0, output
+    trained = {re.findall(r"in process (\d+)", log.read_text())[0] for log in (folder / "logs").glob("*-a*.txt")}
+    assert len(trained - {str(victim.pid)}) == 2, "the one that was left ran all the others"
 
 
 @pytest.mark.scenario(2)
