@@ -63,7 +63,9 @@ class Watch(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """In the main thread, after each step of Tune's loop. Raises what ends the sweep, for that is said with it."""
+        """In the main thread, in each step of Tune's loop. Raises what ends the sweep before its end."""
+        if not self.searcher.running and self.searcher.search.finished:
+            return False
         self.stop.check()
         if self.searcher.fault is not None:
             raise RaybenchError(self.searcher.fault)
@@ -95,7 +97,8 @@ def prepare(wanted: list[TeacherWanted], setup: Setup, stop: Stop, observer: Tea
     gpus = 1.0 if setup.gpu > 0 and fitting else 0.0
     everything = replace(setup, cpu=cpus, gpu=gpus, workers=1)
     wanted_kind: dict[str, Any] = {"accelerator_type": setup.kind} if gpus and setup.kind else {}
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, **wanted_kind)(_prepare_remotely)
+    # One call a worker: those that ran a task are never given a trial, and would lie idle with all that they loaded.
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, max_calls=1, **wanted_kind)(_prepare_remotely)
     for teacher in wanted:
         # Where nothing is missing, no worker need be started to find that out, which takes seconds. Only for trials
         # on this machine's CPU; others are asked.
@@ -188,6 +191,7 @@ def run(
                 verbose=1 if verbose else 0,
             ),
         )
+        stop.check()
         with workers_of_the_session() if stop.local else contextlib.nullcontext():
             tuner.fit()
 

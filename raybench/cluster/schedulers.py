@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from raybench.cluster.deaths import Deaths
@@ -12,20 +14,33 @@ from raybench.cluster.jobs import WORST, unpack_job
 from raybench.config.sweep import SchedulerConfig
 from raybench.search.search import Search
 
+PATIENCE_S = 60.0
+"""Longer than a worker takes to start."""
+
 
 class InOrder(FIFOScheduler):
-    """First in, first out; keeps why a worker died, which Tune tells its scheduler before it tells its searcher."""
+    """Leaves to Tune which trial runs next; keeps why a worker died, which Tune tells it before it tells its searcher.
+
+    For trials that nothing pauses: what is paused would never go on.
+    """
 
     def __init__(self, deaths: Deaths) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.deaths = deaths
+        self._pending: dict[str, float] = {}
+        """Trial id -> since when it has been seen waiting, on the monotonic clock."""
 
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """No wish of ours: Tune takes them in turn, and gives a worker that falls free to the next one.
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Who has waited for long; else Tune gives a worker that falls free to the job that comes next.
 
-        A trial chosen here would be given that worker even while one is being started for it, whose start would be
-        cancelled and begun anew for the next trial: trials shorter than a start would never see a second worker.
+        A trial chosen here is given that worker even while another is being started for it. That start is then
+        cancelled, and begun anew for the next trial: as long as jobs come, trials shorter than a start would never see
+        a second worker. Who waits for a machine that may never come is not left behind either.
         """
+        now = time.monotonic()
+        waiting = [trial for trial in tune_controller.get_trials() if trial.status == Trial.PENDING]
+        self._pending = {trial.trial_id: self._pending.get(trial.trial_id, now) for trial in waiting}
+        return next((trial for trial in waiting if now - self._pending[trial.trial_id] > PATIENCE_S), None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         """A worker died; the searcher may hand its job out again."""
@@ -40,7 +55,7 @@ class Settled:
 
 
 class CellScheduler(InOrder):
-    """Hands each trial to the ASHA of its cell; chooses what runs next first in, first out.
+    """Hands each trial to the ASHA of its cell, which stops it or not; what runs next is as with `InOrder`.
 
     A cell's ASHA begins with what the rows know: a sweep that goes on judges a setting by those of the runs before.
     """

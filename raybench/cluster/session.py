@@ -82,9 +82,9 @@ def session(
 
 
 @contextlib.contextmanager
-def _preloading() -> Iterator[None]:
+def _preloading(cpus: int | None) -> Iterator[None]:
     """What Ray's processes that are started inside are told, but for what the user tells them."""
-    wanted = {PRELOAD: PRELOADED, KEPT: str(os.cpu_count()), THREADS: "1"}
+    wanted = {PRELOAD: PRELOADED, KEPT: str(cpus or os.cpu_count()), THREADS: "1"}
     told = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(told)
     try:
@@ -112,7 +112,7 @@ def _session(
             "runtime_env": {"env_vars": {k: os.environ[k] for k in FORWARDED if k in os.environ}},
         }
     try:
-        with _preloading() if preload else contextlib.nullcontext():
+        with _preloading(cpus) if preload else contextlib.nullcontext():
             ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         what = "start Ray" if address is None else f"join the Ray cluster at {address!r}"

@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from raybench.cluster.deaths import Deaths
 from raybench.cluster.jobs import pack_job
-from raybench.cluster.schedulers import CellScheduler
+from raybench.cluster.schedulers import PATIENCE_S, CellScheduler, InOrder
 from raybench.config.plan import Plan, make_plan
 from raybench.config.sweep import SweepConfig
 from raybench.results.schema import Status
@@ -30,6 +30,46 @@ class Run:
 
     trial_id: str
     config: dict[str, str]
+
+
+@dataclass
+class Waiting:
+    """One of Tune's trials, to who asks whether it runs."""
+
+    trial_id: str
+    status: str
+
+
+class Controller:
+    """Of Tune, what a scheduler asks for."""
+
+    def __init__(self, *trials: Waiting) -> None:
+        self.trials = trials
+
+    def get_trials(self) -> list[Waiting]:
+        """In the order in which they came."""
+        return list(self.trials)
+
+
+def test_only_who_has_waited_for_long_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is chosen is given the next worker that falls free, and a start that is under way for it is cancelled."""
+    clock = [1000.0]
+    monkeypatch.setattr("raybench.cluster.schedulers.time.monotonic", lambda: clock[0])
+    scheduler = InOrder(Deaths(1))
+    first, second = Waiting("first", "PENDING"), Waiting("second", "PENDING")
+    running, over = Waiting("running", "RUNNING"), Waiting("over", "TERMINATED")
+    assert scheduler.choose_trial_to_run(Controller(over, running, first)) is None
+    clock[0] += PATIENCE_S - 1
+    assert scheduler.choose_trial_to_run(Controller(over, running, first, second)) is None
+    clock[0] += 2
+    assert scheduler.choose_trial_to_run(Controller(over, running, first, second)) is first
+    assert scheduler.choose_trial_to_run(Controller(over, running, first, second)) is first, "asked twice, said twice"
+    first.status = "RUNNING"
+    assert scheduler.choose_trial_to_run(Controller(over, running, first, second)) is None
+    clock[0] += PATIENCE_S
+    assert scheduler.choose_trial_to_run(Controller(over, running, first, second)) is second
+    first.status = "PENDING"  # its worker died: it waits anew
+    assert scheduler.choose_trial_to_run(Controller(first)) is None
 
 
 def _plan() -> Plan:
