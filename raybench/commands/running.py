@@ -125,8 +125,6 @@ def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, gua
     begun = False
 
     def room() -> int:
-        from raybench.cluster.driver import room_now
-
         progress.width = room_now(sweep.share, sweep.max_concurrent)
         return progress.width
 
@@ -135,7 +133,7 @@ def _drive(sweep: Sweep, progress: Progress, estimate: Estimate, stop: Stop, gua
             stop.take_over()  # Ray has put its own handlers in place by now
             stop.check()
             # Ray's workers import meanwhile, too, so not before Ray runs.
-            from raybench.cluster.driver import prepare, run, slots
+            from raybench.cluster.driver import prepare, room_now, run, slots
 
             stop.check()
             width = slots(sweep.config.name, sweep.share, sweep.max_concurrent)
@@ -181,7 +179,8 @@ def takes_all_workers(sweep: Sweep) -> bool:
     """Whether each worker that Ray starts by itself on this machine, one a CPU, will train, and on the CPU."""
     if sweep.address is not None or sweep.share.gpu > 0:
         return False
-    return min(sweep.width, len(sweep.due_trials())) >= sweep.machines.nodes[0].cpu
+    cpus = sweep.machines.nodes[0].cpu
+    return sweep.width >= cpus and len(sweep.due_trials()) >= cpus
 
 
 def make_progress(sweep: Sweep, estimate: Estimate) -> Progress:

@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from raybench.cluster.session import KEPT, PRELOAD, PRELOADED, THREADS, configure, session
 from raybench.errors import RaybenchError
 
-REPOSITORY = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from conftest import Sweeps  # type: ignore[import-not-found]
+
 PRELOADING = """
 import json, os, sys, time
 from raybench.cluster.session import PRELOADED, configure, session
@@ -89,13 +91,12 @@ def test_a_token_that_is_none_is_made_anew(left: bytes | None, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_a_trial_finds_a_worker_that_has_imported_what_it_needs(preload: bool, tmp_path: Path) -> None:
+def test_a_trial_finds_a_worker_that_has_imported_what_it_needs(preload: bool, sweeps: Sweeps) -> None:
     pytest.importorskip("ray")
-    about = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", PRELOADING, str(preload)],
-        cwd=tmp_path,
-        env=about | {"RAYBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)},
+        cwd=sweeps.folder,
+        env=sweeps.environment,
         capture_output=True,
         text=True,
         timeout=120,
